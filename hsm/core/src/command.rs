@@ -1,0 +1,239 @@
+//! Commands: what the log carries. All that could differ between replicas is inside.
+//!
+//! Stored for ever, so every change of meaning is a new variant of [`Versioned`] and an old one keeps its meaning.
+
+use hsm_protocol::{Lifecycle, Role, UserName};
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{AttemptId, ClusterId, Epoch, Incarnation, ObjectHandle, SessionId, Stamp};
+use crate::object::Object;
+
+/// A command as it is stored and sent.
+#[derive(Clone, Serialize, Deserialize)]
+pub enum Versioned {
+    /// The first format.
+    V1(Command),
+}
+
+/// One change that was asked for, with everything that had to be made for it.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Command {
+    /// The leader's time.
+    pub stamp: Stamp,
+    /// Who asked, and under which number.
+    pub origin: Origin,
+    /// What is to happen.
+    pub action: Action,
+}
+
+/// Who asked for a command.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub struct Origin {
+    /// The login session; `None` for logins, management and housekeeping.
+    pub session: Option<SessionId>,
+    /// Number of the call in its session; 0 = not repeatable.
+    pub sequence: u64,
+    /// Results below this number may be forgotten.
+    pub lowest_unanswered: u64,
+}
+
+/// What a command does.
+#[derive(Clone, Serialize, Deserialize)]
+pub enum Action {
+    /// The first command of every history: makes the cluster.
+    Form(Form),
+    /// The customer's signed certificate and its anchor: Uninitialized → Initialized.
+    InstallCertificate {
+        /// PEM.
+        certificate: String,
+        /// PEM.
+        trust_anchor: String,
+    },
+    /// Gives the unactivated admin a password: Initialized → Active. The activation password was checked before.
+    Activate {
+        /// Stretched password of the first admin.
+        verifier: Verifier,
+    },
+    /// New user.
+    CreateUser {
+        /// Name.
+        name: UserName,
+        /// Admin or crypto user.
+        role: Role,
+        /// Stretched password.
+        verifier: Verifier,
+    },
+    /// Removes a user who owns nothing and is not logged in.
+    DeleteUser {
+        /// Name.
+        name: UserName,
+        /// Role.
+        role: Role,
+    },
+    /// New password; by an admin for another user it also unlocks. Other sessions of that user end.
+    ChangePassword {
+        /// Name.
+        name: UserName,
+        /// Role.
+        role: Role,
+        /// Stretched password.
+        verifier: Verifier,
+    },
+    /// Disables (ends all sessions) or enables.
+    SetUserEnabled {
+        /// Name.
+        name: UserName,
+        /// Role.
+        role: Role,
+        /// Whether the user may log in.
+        enabled: bool,
+    },
+    /// Counts one attempt before the password is looked at.
+    ReserveAttempt {
+        /// Random name of this attempt.
+        attempt: AttemptId,
+        /// Name, which may belong to nobody.
+        name: UserName,
+        /// Role.
+        role: Role,
+    },
+    /// The password was right: the counter starts again and, unless this was for one operation only, a session begins.
+    FinishLogin {
+        /// The reservation.
+        attempt: AttemptId,
+        /// The session to open.
+        session: Option<NewSession>,
+    },
+    /// Ends one session.
+    Logout {
+        /// Which.
+        session: SessionId,
+    },
+    /// Ends all sessions of a user.
+    LogoutEverywhere {
+        /// Name.
+        name: UserName,
+        /// Role.
+        role: Role,
+    },
+    /// Moves a session's expiry.
+    RenewSession {
+        /// Which.
+        session: SessionId,
+        /// New expiry.
+        expires_at: Stamp,
+    },
+    /// Housekeeping: ends sessions whose time is over by this command's stamp.
+    ExpireSessions,
+    /// New token objects: one, or a pair in the order public, private.
+    CreateObjects {
+        /// The objects.
+        objects: Vec<NewObject>,
+    },
+    /// Changed attributes of a token object.
+    ReplaceObject {
+        /// Which.
+        handle: ObjectHandle,
+        /// The object as it shall be; its version is one above the version that it was made from.
+        object: Object,
+        /// The payload under its new binding; `None` when the object has none.
+        payload: Option<SealedPayload>,
+    },
+    /// Removes a token object.
+    DestroyObject {
+        /// Which.
+        handle: ObjectHandle,
+    },
+    /// Registers an anchor for client certificates.
+    RegisterTrustAnchor {
+        /// PEM.
+        certificate: String,
+    },
+    /// Removes one.
+    DeregisterTrustAnchor {
+        /// Its reference.
+        reference: u32,
+    },
+    /// Whether clients must present a certificate.
+    SetClientCertificates {
+        /// Required or not.
+        required: bool,
+    },
+    /// The cluster's keys are gone: every object and user goes, the audit log stays.
+    Zeroize,
+}
+
+/// What a cluster begins with.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Form {
+    /// Its name for ever.
+    pub cluster: ClusterId,
+    /// Its first history.
+    pub incarnation: Incarnation,
+    /// Mode FIPS or NON_FIPS, for ever.
+    pub fips: bool,
+    /// Token label that PKCS#11 shows, at most 32 bytes of UTF-8.
+    pub label: String,
+    /// Epoch of the cluster master key.
+    pub epoch: Epoch,
+    /// Where the cluster starts: always [`Lifecycle::Uninitialized`] today.
+    pub lifecycle: Lifecycle,
+    /// Stretched activation password of the unactivated admin.
+    pub activation: Verifier,
+    /// The activation password under the cluster's keys, shown by management until activation.
+    #[serde(with = "serde_bytes")]
+    pub sealed_activation_password: Vec<u8>,
+    /// The cluster's TLS key under the cluster's keys.
+    #[serde(with = "serde_bytes")]
+    pub sealed_cluster_key: Vec<u8>,
+    /// Certificates of the ceremony, PEM.
+    pub certificates: CeremonyCertificates,
+}
+
+/// What AWS's `DescribeClusters` shows before initialisation, PEM.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the members have the names of AWS's API")]
+pub struct CeremonyCertificates {
+    pub cluster_csr: String,
+    pub hsm_certificate: String,
+    pub aws_hardware_certificate: String,
+    pub manufacturer_hardware_certificate: String,
+}
+
+/// A stretched password: made and compared in `hsm-crypto`, kept here as octets. Has no `Debug`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verifier(#[serde(with = "serde_bytes")] pub Vec<u8>);
+
+/// A session to open.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct NewSession {
+    /// Random name.
+    pub session: SessionId,
+    /// Ed25519 public key of the library that logs in.
+    pub public_key: [u8; 32],
+    /// Expiry.
+    pub expires_at: Stamp,
+}
+
+/// A token object to create.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct NewObject {
+    /// The object; its owner is the session's user.
+    pub object: Object,
+    /// Its secret part; `None` for what has none.
+    pub payload: Option<SealedPayload>,
+}
+
+/// The secret part of an object as it leaves `hsm-crypto`: a data key wrapped under the cluster's keys and bound to the
+/// object's version and metadata, and the material under that data key.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealedPayload {
+    /// Epoch of the key that wraps the data key.
+    pub epoch: Epoch,
+    /// Nonce, wrapped data key and tag.
+    #[serde(with = "serde_bytes")]
+    pub wrapped_data_key: Vec<u8>,
+    /// Nonce, ciphertext and tag.
+    #[serde(with = "serde_bytes")]
+    pub ciphertext: Vec<u8>,
+}
