@@ -122,11 +122,9 @@ pub fn object(message: Option<wire::ObjectReference>) -> Result<ObjectReference,
 pub fn object_message(reference: &ObjectReference) -> wire::ObjectReference {
     match reference {
         ObjectReference::Token(handle) => wire::ObjectReference { token_object: *handle, ..Default::default() },
-        ObjectReference::Session { id, sealed } => wire::ObjectReference {
-            token_object: 0,
-            session_object: id.0.to_vec(),
-            sealed: sealed.clone(),
-        },
+        ObjectReference::Session { id, sealed } => {
+            wire::ObjectReference { token_object: 0, session_object: id.0.to_vec(), sealed: sealed.clone() }
+        }
     }
 }
 
@@ -139,8 +137,9 @@ pub fn mechanism(message: Option<wire::Mechanism>) -> Result<Mechanism, Malforme
     let subject = message.kind;
     let parameters = match message.parameters {
         None => Parameters::None,
-        Some(parameters) => parameters_from(parameters)
-            .map_err(|_| Malformed { code: ErrorCode::MechanismParameters, subject })?,
+        Some(parameters) => {
+            parameters_from(parameters).map_err(|_| Malformed { code: ErrorCode::MechanismParameters, subject })?
+        }
     };
     Ok(Mechanism { kind: MechanismKind(subject), parameters })
 }
@@ -162,9 +161,7 @@ fn parameters_from(message: wire::mechanism::Parameters) -> Result<Parameters, M
         Message::Pss(pss) => {
             Parameters::Pss { hash: MechanismKind(pss.hash), mgf: pss.mgf, salt_length: pss.salt_length }
         }
-        Message::Oaep(oaep) => {
-            Parameters::Oaep { hash: MechanismKind(oaep.hash), mgf: oaep.mgf, label: oaep.label }
-        }
+        Message::Oaep(oaep) => Parameters::Oaep { hash: MechanismKind(oaep.hash), mgf: oaep.mgf, label: oaep.label },
         Message::Ecdh(ecdh) => {
             Parameters::Ecdh { kdf: ecdh.kdf, shared_data: ecdh.shared_data, public_data: ecdh.public_data }
         }
@@ -222,8 +219,7 @@ fn parameters_message(parameters: &Parameters) -> Option<wire::mechanism::Parame
             Message::Ecdh(wire::EcdhParameters { kdf, shared_data, public_data })
         }
         Parameters::Hkdf { extract, expand, hash, salt, info } => {
-            let mut message =
-                wire::HkdfParameters { extract, expand, hash: hash.0, info, ..Default::default() };
+            let mut message = wire::HkdfParameters { extract, expand, hash: hash.0, info, ..Default::default() };
             match salt {
                 HkdfSalt::Null => message.salt_kind = HKDF_SALT_NULL,
                 HkdfSalt::Data(data) => {

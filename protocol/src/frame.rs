@@ -136,10 +136,8 @@ mod tests {
 
     fn ping(request_id: u64) -> Vec<u8> {
         let mut out = Vec::new();
-        let message = wire::Request {
-            body: Some(wire::request::Body::Random(wire::Random { length: 5 })),
-            ..Default::default()
-        };
+        let message =
+            wire::Request { body: Some(wire::request::Body::Random(wire::Random { length: 5 })), ..Default::default() };
         append(&mut out, Header { method: 53, request_id }, &message).unwrap();
         out
     }

@@ -22,15 +22,8 @@ pub enum Operation {
 
 impl Operation {
     /// All operations.
-    pub const ALL: &[Self] = &[
-        Self::Sign,
-        Self::Verify,
-        Self::Encrypt,
-        Self::Decrypt,
-        Self::Digest,
-        Self::SignRecover,
-        Self::VerifyRecover,
-    ];
+    pub const ALL: &[Self] =
+        &[Self::Sign, Self::Verify, Self::Encrypt, Self::Decrypt, Self::Digest, Self::SignRecover, Self::VerifyRecover];
 
     /// The operation with this number on the wire.
     pub fn from_number(number: u32) -> Option<Self> {

@@ -4,7 +4,7 @@ use hsm_protocol::Role;
 use serde::{Deserialize, Serialize};
 
 use crate::audit::AuditRecord;
-use crate::command::{SealedPayload, Verifier};
+use crate::command::Verifier;
 use crate::ids::{ObjectHandle, ObjectUid, SessionId, UserId};
 use crate::refusal::Refusal;
 
