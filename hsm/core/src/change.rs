@@ -23,8 +23,10 @@ pub struct Change {
 /// Names a row of the state.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Row {
-    /// Everything there is one of: identity, lifecycle, certificates, policy, counters.
+    /// Everything there is one of: identity, lifecycle, certificates, policy.
     Cluster,
+    /// The next numbers to give out. Apart from the cluster's row because it changes with every new object.
+    Counters,
     /// A user.
     User(UserId),
     /// A count of wrong passwords for a name that belongs to nobody, or an attempt under way (see `logins`).

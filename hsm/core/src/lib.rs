@@ -1,23 +1,33 @@
 //! The HSM as a pure state machine: users, logins, key policy, objects, audit.
 //!
 //! Requests are asked about ([`Hsm::needs`], [`Hsm::authorize`]), become a [`Command`], and are judged when the log
-//! applies them (`apply`): the result is a value, [`Changes`] and [`Effect`]s, the same on every replica.
+//! applies them ([`Hsm::apply`]): the result is a value, [`Change`]s and [`Effect`]s, the same on every replica.
 //!
 //! It must not look at a clock, draw random numbers, do I/O, log, lock, use `unsafe`, hash maps or async, and never sees
 //! a plaintext key: `clippy.toml` and `deny.toml` keep it so. Below it is `hsm-protocol`; `hsm-crypto` makes what
-//! `Needs` asks for and demands its [`Permit`]s; `hsm-replication` orders commands and stores changes.
+//! [`Needs`] asks for and demands its [`Permit`]s; `hsm-replication` orders commands and stores changes.
 
 pub mod audit;
 pub mod change;
+pub mod cluster;
 pub mod command;
+pub mod curve;
+pub mod hsm;
 pub mod ids;
+pub mod limits;
+pub mod mechanisms;
 pub mod object;
 pub mod permit;
 pub mod refusal;
+pub mod request;
 
-pub use change::{Change, Effect, Response};
+pub use change::{Change, Effect, Response, Row};
+pub use cluster::ClusterRecord;
 pub use command::{Action, Command};
+pub use curve::Curve;
+pub use hsm::{Applied, Hsm, SessionView, UserView};
 pub use ids::{Actor, ClusterId, Epoch, Incarnation, Index, ObjectHandle, ObjectUid, SessionId, Stamp, UserId};
 pub use object::Object;
 pub use permit::Permit;
-pub use refusal::Refusal;
+pub use refusal::{Broken, Refusal};
+pub use request::{Confirmation, Disclosure, Draft, Facts, Material, Needs, PairSpec, Request};

@@ -2,47 +2,68 @@
 
 use std::marker::PhantomData;
 
-use hsm_protocol::MechanismKind;
+use hsm_protocol::{AttributeKind, MechanismKind, ObjectClass};
 
 use crate::ids::ObjectUid;
+use crate::mechanisms::Operations;
 
 /// A way to use a key.
-pub trait KeyUse: sealed::Sealed {}
+pub trait KeyUse: sealed::Sealed {
+    /// The key attribute that must be true; `None` where no flag governs the use.
+    const FLAG: Option<AttributeKind>;
+    /// The operation that the mechanism must offer.
+    const OPERATION: Operations;
+    /// Classes of keys that can be used so.
+    const CLASSES: &'static [ObjectClass];
+    /// Whether `CKA_ALWAYS_AUTHENTICATE` asks for the password at each such use.
+    const NEEDS_CONFIRMATION: bool;
+}
 
 macro_rules! uses {
-    ($($(#[doc = $doc:literal])+ $name:ident;)+) => {
-        $($(#[doc = $doc])+ #[derive(Debug)] pub enum $name {} impl sealed::Sealed for $name {} impl KeyUse for $name {})+
+    ($($(#[doc = $doc:literal])+ $name:ident: $flag:expr, $operation:ident, [$($class:ident),*], $confirm:literal;)+) => {
+        $(
+            $(#[doc = $doc])+
+            #[derive(Debug)]
+            pub enum $name {}
+            impl sealed::Sealed for $name {}
+            impl KeyUse for $name {
+                const FLAG: Option<AttributeKind> = $flag;
+                const OPERATION: Operations = Operations::$operation;
+                const CLASSES: &'static [ObjectClass] = &[$(ObjectClass::$class),*];
+                const NEEDS_CONFIRMATION: bool = $confirm;
+            }
+        )+
         mod sealed { pub trait Sealed {} }
     };
 }
 
 uses! {
     /// Make a signature or MAC.
-    Sign;
+    Sign: Some(AttributeKind::Sign), SIGN, [PrivateKey, SecretKey], true;
     /// Check a signature or MAC.
-    Verify;
+    Verify: Some(AttributeKind::Verify), VERIFY, [PublicKey, SecretKey], false;
     /// Encrypt.
-    Encrypt;
+    Encrypt: Some(AttributeKind::Encrypt), ENCRYPT, [PublicKey, SecretKey], false;
     /// Decrypt.
-    Decrypt;
+    Decrypt: Some(AttributeKind::Decrypt), DECRYPT, [PrivateKey, SecretKey], true;
     /// Sign so that the data can be had back from the signature.
-    SignRecover;
+    SignRecover: Some(AttributeKind::SignRecover), SIGN_RECOVER, [PrivateKey], true;
     /// Have the data back from a signature.
-    VerifyRecover;
+    VerifyRecover: Some(AttributeKind::VerifyRecover), VERIFY_RECOVER, [PublicKey], false;
     /// Encrypt another key with this one.
-    Wrap;
+    Wrap: Some(AttributeKind::Wrap), WRAP, [PublicKey, SecretKey], false;
     /// Leave the HSM encrypted by another key.
-    BeWrapped;
+    BeWrapped: Some(AttributeKind::Extractable), WRAP, [PrivateKey, SecretKey], false;
     /// Decrypt another key with this one.
-    Unwrap;
+    Unwrap: Some(AttributeKind::Unwrap), UNWRAP, [PrivateKey, SecretKey], true;
     /// Derive another key from this one.
-    Derive;
+    Derive: Some(AttributeKind::Derive), DERIVE, [PrivateKey, SecretKey], true;
     /// Give out a value that is not sensitive.
-    Disclose;
+    Disclose: None, NONE, [PrivateKey, SecretKey, Data], false;
     /// Be the input of a digest (`C_DigestKey`).
-    BeDigested;
+    BeDigested: None, DIGEST, [SecretKey], false;
     /// Be sealed again for a copy of the object.
-    BeCopied;
+    BeCopied: None, NONE, [PublicKey, PrivateKey, SecretKey, Data, Certificate], false;
 }
 
 /// Leave to use one key, in one way, by one mechanism. Only `Hsm` makes them, after its checks.

@@ -1,0 +1,94 @@
+//! Every limit of the state machine, with its reason. AWS CloudHSM's quotas are a profile of their own.
+
+use hsm_protocol::limits as protocol;
+
+/// How much a cluster may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quotas {
+    /// Token objects of all kinds.
+    pub objects: u64,
+    /// Token objects that are asymmetric keys (public and private each count).
+    pub asymmetric_keys: u64,
+    /// Users of all roles.
+    pub users: u64,
+}
+
+impl Quotas {
+    /// What this product is built and measured for: design goal of 1,000,000 keys; users as AWS's hsm2m.medium.
+    pub const OURS: Self = Self { objects: 1_000_000, asymmetric_keys: 1_000_000, users: 1_024 };
+
+    /// hsm2m.medium: "CloudHSM quotas" of the AWS CloudHSM user guide.
+    pub const AWS_HSM2M: Self = Self { objects: 16_666, asymmetric_keys: 3_333, users: 1_024 };
+}
+
+/// Wrong passwords after which new logins of a user stop: "more than 5", AWS CloudHSM user guide, HSM users.
+pub const WRONG_PASSWORDS: u32 = 5;
+
+/// Wait after the first wrong password beyond [`WRONG_PASSWORDS`] of the last usable admin, in milliseconds; it doubles
+/// with each further one.
+pub const LAST_ADMIN_DELAY_MILLISECONDS: u64 = 1_000;
+
+/// Longest such wait, in milliseconds: a quarter of an hour allows 96 guesses a day.
+pub const LAST_ADMIN_DELAY_MAXIMUM_MILLISECONDS: u64 = 15 * 60 * 1_000;
+
+/// Attempts to log in between reservation and outcome, over all users. A password takes some tens of milliseconds to
+/// stretch and the server bounds how many it stretches at once, so more than this is an attack or a backlog; the oldest
+/// are forgotten (and stay counted).
+pub const ATTEMPTS_OPEN: usize = 4_096;
+
+/// Milliseconds for which a reservation may be finished.
+pub const ATTEMPT_MILLISECONDS: u64 = 60 * 1_000;
+
+/// Names that belong to nobody whose wrong passwords are counted, so that they lock as a user's do. The one that was
+/// tried longest ago goes first.
+pub const UNKNOWN_NAMES: usize = 4_096;
+
+/// Login sessions of one user. A process that ends without logging out leaves one behind until it expires.
+pub const SESSIONS_PER_USER: usize = 2_048;
+
+/// Login sessions of the cluster.
+pub const SESSIONS: usize = 65_536;
+
+/// Longest life of a login session without renewal, in milliseconds.
+pub const SESSION_MILLISECONDS: u64 = 24 * 60 * 60 * 1_000;
+
+/// A session that has used up this share of its life (1 / n) without renewal is idle, and may be ended to make room for
+/// a new one of the same user. Libraries renew before.
+pub const SESSION_IDLE_SHARE: u64 = 2;
+
+/// Results that a session may have unconfirmed: as many as a connection may have requests unanswered.
+pub const RESULTS_PER_SESSION: usize = protocol::REQUESTS_IN_FLIGHT as usize;
+
+/// RSA moduli, in bits: the 2048 to 8192; FIPS 186-5 §5.1 has the same lower end.
+pub const RSA_BITS_MINIMUM: u64 = 2_048;
+/// See [`RSA_BITS_MINIMUM`].
+pub const RSA_BITS_MAXIMUM: u64 = 8_192;
+
+/// Longest secret made of plain octets, in bytes (AWS CloudHSM: 800).
+pub const SECRET_KEY_BYTES: u64 = 8_192;
+
+/// Shortest secret for new HMAC keys and derivation in mode FIPS, in bytes: 112 bits (SP 800-131A r2 §10).
+pub const FIPS_SECRET_KEY_BYTES: u64 = 14;
+
+/// Longest public exponent of RSA, in bytes: 2^256 is FIPS 186-5's upper end.
+pub const RSA_EXPONENT_BYTES: usize = 32;
+
+/// Longest metadata of one object as it is stored, in bytes: one certificate and its names, with room.
+pub const OBJECT_BYTES: usize = protocol::ATTRIBUTE_BYTES * 2;
+
+/// Objects in one command: a key pair.
+pub const OBJECTS_PER_COMMAND: usize = 2;
+
+/// Mechanisms in `CKA_ALLOWED_MECHANISMS`.
+pub const ALLOWED_MECHANISMS: usize = 128;
+
+/// Bytes of a token label (PKCS#11 3.2 §3.2, `CK_TOKEN_INFO`).
+pub const LABEL_BYTES: usize = 32;
+
+const _: () = assert!(Quotas::AWS_HSM2M.objects <= Quotas::OURS.objects);
+const _: () = assert!(Quotas::AWS_HSM2M.users <= Quotas::OURS.users);
+const _: () = assert!(LAST_ADMIN_DELAY_MILLISECONDS < LAST_ADMIN_DELAY_MAXIMUM_MILLISECONDS);
+const _: () = assert!(SESSIONS_PER_USER < SESSIONS);
+const _: () = assert!(OBJECT_BYTES * OBJECTS_PER_COMMAND < protocol::FRAME_LIMIT as usize);
+const _: () = assert!(SECRET_KEY_BYTES as usize <= protocol::ATTRIBUTE_BYTES);
+const _: () = assert!(ATTEMPT_MILLISECONDS < SESSION_MILLISECONDS);
