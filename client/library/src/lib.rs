@@ -1,1 +1,34 @@
-//! Placeholder.
+//! The client's side of an HSM cluster: connections, logins, retries. Blocking and free of background threads.
+//!
+//! It lives inside applications that were written without it in mind (a web server's workers, a Java process), so: no
+//! thread, no async runtime, no `atexit`, no global destructor, and nothing outlives the last [`Cluster`] and
+//! [`StreamCall`]. It never sees a private key. It must not decide what a request means: `hsm-pkcs11`, `kagimori` and
+//! the KMS service make the messages of `hsm-protocol`; this crate carries them.
+//!
+//! The way of a call: [`Cluster::call`] or [`Cluster::change`] ([`cluster`]) gives it a deadline and repeats it where
+//! that is safe; the pool ([`pool`]) finds or opens a connection and attaches the [`Login`] to it; the connection
+//! ([`connection`]) shares one socket between all threads of the process.
+
+mod address;
+mod administration;
+mod backoff;
+mod cluster;
+mod configuration;
+mod connection;
+mod counters;
+mod error;
+mod fork;
+mod login;
+mod pool;
+mod stream;
+mod system;
+mod trust;
+mod wipe;
+
+pub use administration::User;
+pub use cluster::{Cluster, With};
+pub use configuration::{ClusterConfiguration, Configuration, ConfigurationError, LogConfiguration, LogLevel, Profile};
+pub use counters::Counters;
+pub use error::{Attempt, CallError, CertificateFault, PeerFault};
+pub use login::Login;
+pub use stream::{StreamCall, StreamOutput};
