@@ -1,1 +1,28 @@
-//! Placeholder.
+//! The cryptographic module of an HSM: mechanisms, secret memory, sealing, randomness, self-tests.
+//!
+//! What uses a key demands a [`Permit`](hsm_core::Permit), which only `hsm-core`'s policy can make; what is stored or
+//! handed to a client leaves sealed ([`ClusterKeys`]); what is drawn at random comes from the [`Module`], which tests
+//! itself before it serves. Key material goes out in two ways only: wrapped, or by [`disclose`], both under a permit.
+//!
+//! It must not decide policy, keep state, talk to a network or log. Below it are `hsm-core` and `hsm-protocol`;
+//! `hsm-replication` seals its rows with [`StorageKey`], `hsm-server` does the rest. Foreign code is called in `wide/`
+//! only, and system calls for memory in `secret/`.
+
+mod fault;
+mod module;
+pub mod password;
+mod payload;
+mod random;
+#[expect(unsafe_code, reason = "mapping, locking and wiping pages is system calls")]
+mod secret;
+mod sealing;
+mod self_test;
+#[expect(unsafe_code, reason = "the C interface of AWS-LC")]
+mod wide;
+
+pub use fault::{CryptoFault, SealBroken, SelfTestFailure};
+pub use module::Module;
+pub use payload::{Payload, disclose};
+pub use random::{NoiseSource, SystemNoise};
+pub use sealing::{ClusterKeys, MasterKey, RootFault, RootOfTrust, RowSum, StorageKey, TokenClaims};
+pub use secret::{MemoryKind, SecretBytes};
