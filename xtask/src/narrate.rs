@@ -35,6 +35,11 @@ pub(crate) fn begin(words: impl Display) -> Step {
 }
 
 impl Step {
+    /// Takes the moving sign away, because a program is about to print its own progress.
+    pub(crate) fn pause(&self) {
+        self.clear();
+    }
+
     /// Ends the step as done; `detail` says what came of it and may be empty.
     pub(crate) fn done(self, detail: impl Display) {
         let detail = detail.to_string();

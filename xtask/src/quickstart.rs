@@ -1,7 +1,176 @@
-//! stub
-pub(crate) fn run(_: &crate::workspace::Workspace, _: &Arguments) -> anyhow::Result<()> {
-    anyhow::bail!("not built yet")
-}
-/// x
+//! `quickstart`: from a fresh clone to a signature that OpenSSL verified, in one command.
+//!
+//! Builds, starts an HSM in `.kagimori/`, leads it through the ceremony, and shows an application's work with it. A
+//! second run finds what the first one made and goes on with it.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::installation::{Installation, LABEL, Running, Wishes};
+use crate::workspace::{Workspace, capture};
+use crate::{narrate, packages};
+
+/// Where quickstart keeps its installation.
+const FOLDER: &str = ".kagimori";
+
+/// Label of the key that it shows.
+const KEY: &str = "quickstart";
+
+/// Arguments of `cargo xtask quickstart`.
 #[derive(clap::Args)]
-pub(crate) struct Arguments {}
+pub(crate) struct Arguments {
+    /// Show a signature, stop the HSM and end.
+    #[arg(long, conflicts_with_all = ["detach", "stop"])]
+    once: bool,
+
+    /// Leave the HSM running in the background.
+    #[arg(long, conflicts_with = "stop")]
+    detach: bool,
+
+    /// Stop the HSM that --detach left running. Nothing is removed: the next start goes on with the same keys.
+    #[arg(long)]
+    stop: bool,
+
+    /// Make a cluster in mode FIPS: what FIPS does not approve is refused, for ever.
+    #[arg(long)]
+    fips: bool,
+
+    /// Group that may read what applications need (.kagimori/client/), such as a web server's.
+    #[arg(long, value_name = "GROUP")]
+    client_group: Option<String>,
+}
+
+/// Runs it.
+pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
+    let wishes = Wishes { fips: arguments.fips, client_group: arguments.client_group.clone() };
+    let installation = Installation::at(workspace, &workspace.path(FOLDER), wishes)?;
+    if arguments.stop {
+        return stop(&installation);
+    }
+    narrate::heading("Kagimori quickstart");
+    packages::ensure(packages::QUICKSTART)?;
+    let step = narrate::begin("build (some minutes the first time)");
+    step.pause();
+    workspace.build()?;
+    step.done("");
+    installation.make_folders()?;
+    let (running, found) = match installation.running() {
+        Some(running) => {
+            narrate::line(format!("ok  an HSM runs here already: process {}", running.process()));
+            (running, true)
+        }
+        None => (installation.start()?, false),
+    };
+    let shown = installation.bring_into_service().and_then(|()| show(&installation));
+    if let Err(error) = shown {
+        if !found {
+            installation.stop(running).context("and the HSM could not be stopped")?;
+        }
+        return Err(error);
+    }
+    invite(&installation);
+    match (arguments.once, arguments.detach, found) {
+        (_, true, _) | (true, _, true) => {
+            narrate::line("the HSM runs in the background; `cargo xtask quickstart --stop` stops it");
+            Ok(())
+        }
+        (true, _, false) => installation.stop(running),
+        (false, false, _) => stay(&installation, running),
+    }
+}
+
+fn stop(installation: &Installation) -> Result<()> {
+    match installation.running() {
+        Some(running) => installation.stop(running),
+        None => {
+            narrate::line("no HSM of this clone is running");
+            Ok(())
+        }
+    }
+}
+
+/// An application's work: a key through PKCS#11, a signature, and OpenSSL's verdict on it.
+fn show(installation: &Installation) -> Result<()> {
+    let folder = tempfile::tempdir().context("no folder for temporary files")?;
+    let at = |name: &str| folder.path().join(name);
+    let (message, public, signature) = (at("message"), at("public.der"), at("signature"));
+    std::fs::write(&message, "Kagimori keeps the key; OpenSSL checks the signature.\n")?;
+
+    let step = narrate::begin("make a P-256 key through PKCS#11 (pkcs11-tool)");
+    let read = |installation: &Installation| {
+        let mut command = pkcs11_tool(installation)?;
+        capture(command.args(["--read-object", "--type", "pubkey", "--label", KEY, "--output-file"]).arg(&public))
+    };
+    if read(installation).is_err() {
+        let mut command = pkcs11_tool(installation)?;
+        command.args(["--keypairgen", "--key-type", "EC:prime256v1", "--label", KEY, "--id", "51"]);
+        capture(&mut command)?;
+        read(installation)?;
+        step.done(format!("label {KEY}; its private half never leaves the HSM"));
+    } else {
+        step.done(format!("label {KEY} is there from before"));
+    }
+
+    let step = narrate::begin("sign a file with it (ECDSA with SHA-256, over mutual TLS)");
+    let mut command = pkcs11_tool(installation)?;
+    command.args(["--sign", "--mechanism", "ECDSA-SHA256", "--label", KEY, "--signature-format", "openssl"]);
+    capture(command.arg("--input-file").arg(&message).arg("--output-file").arg(&signature))?;
+    step.done("");
+
+    let step = narrate::begin("verify the signature with the system's OpenSSL");
+    let said = verify(&public, &message, &signature)?;
+    step.done(said.trim());
+    Ok(())
+}
+
+fn pkcs11_tool(installation: &Installation) -> Result<Command> {
+    let mut command = Command::new("pkcs11-tool");
+    installation.give_environment(&mut command)?;
+    // The PIN goes by the environment: arguments are readable by every user of the machine.
+    command.arg("--module").arg(installation.module()).args([
+        "--token-label",
+        LABEL,
+        "--login",
+        "--pin",
+        "env:P11_PIN",
+    ]);
+    Ok(command)
+}
+
+fn verify(public: &Path, message: &Path, signature: &Path) -> Result<String> {
+    let mut command = Command::new("openssl");
+    command.args(["dgst", "-sha256", "-keyform", "DER", "-verify"]).arg(public);
+    let said = capture(command.arg("-signature").arg(signature).arg(message))?;
+    if !said.contains("Verified OK") {
+        bail!("openssl did not verify the signature; it said: {said}");
+    }
+    Ok(said)
+}
+
+fn invite(installation: &Installation) {
+    narrate::heading("Use it from a shell:");
+    narrate::line(format!(". {}", installation.environment().display()));
+    narrate::line("pkcs11-tool --module $P11_MODULE --login --pin $P11_PIN --list-objects");
+}
+
+/// Stays until the person or the HSM ends it.
+fn stay(installation: &Installation, mut running: Running) -> Result<()> {
+    narrate::heading("The HSM runs until you press Ctrl-C. Its log: ");
+    narrate::line(installation.log().display());
+    let (sender, receiver) = channel();
+    // The receiver lives as long as this function, and after it the process ends: a lost notice has no reader.
+    ctrlc::set_handler(move || drop(sender.send(()))).context("Ctrl-C cannot be caught")?;
+    loop {
+        match receiver.recv_timeout(Duration::from_millis(500)) {
+            Err(RecvTimeoutError::Timeout) => {}
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => return installation.stop(running),
+        }
+        if running.has_ended()? {
+            bail!("the HSM has ended by itself; its log {} says why", installation.log().display());
+        }
+    }
+}

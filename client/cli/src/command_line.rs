@@ -1,0 +1,349 @@
+//! The words of the command line. What they mean is in the module of each area.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use hsm_protocol::Role;
+
+const EXAMPLES: &str = "\
+Examples:
+  See whether everything between this machine and the cluster is in order:
+    kagimori doctor
+
+  Give a new cluster's first admin a password (the HSM's `manage status` shows the activation password):
+    kagimori cluster activate --activation-password-file activation --password-file admin-password
+
+  Work as that admin, and make a user for an application:
+    export KAGIMORI_ROLE=admin KAGIMORI_PIN=admin:…
+    kagimori user create --username app --role crypto-user --password-file app-password
+
+  Work as that user:
+    export KAGIMORI_ROLE=crypto-user KAGIMORI_PIN=app:…
+    kagimori key generate-asymmetric-pair ec --curve prime256v1 --public-label web --private-label web
+    kagimori key list --filter attr.label=web -v
+
+Who is logged in: --as, --as-role and --as-password-file, else KAGIMORI_ROLE and KAGIMORI_PIN (user:password), else
+CLOUDHSM_ROLE and CLOUDHSM_PIN. A password that is missing is asked for on the terminal.
+
+KAGIMORI_LOG=debug shows what the connection does.
+
+Exit codes: 0 done; 1 refused or failed; 2 wrong arguments.";
+
+/// Keys, users and health of a Kagimori cluster.
+#[derive(Parser)]
+#[command(name = "kagimori", version, after_help = EXAMPLES, arg_required_else_help = true, max_term_width = 120)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) common: Common,
+
+    #[command(subcommand)]
+    pub(crate) area: Area,
+}
+
+/// What every command takes.
+#[derive(Args)]
+pub(crate) struct Common {
+    /// client.toml to use [default: KAGIMORI_CONFIG, the user's configuration folder, /etc/kagimori].
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Label of the cluster in client.toml; needed when it has several.
+    #[arg(long = "cluster-id", visible_alias = "cluster", global = true, value_name = "LABEL")]
+    pub(crate) cluster: Option<String>,
+
+    /// Form of the answer.
+    #[arg(long, global = true, value_enum, env = "KAGIMORI_OUTPUT", default_value_t = Output::Text)]
+    pub(crate) output: Output,
+
+    /// User who does this.
+    #[arg(long = "as", global = true, value_name = "USER")]
+    pub(crate) acting_user: Option<String>,
+
+    /// His role.
+    #[arg(long = "as-role", global = true, value_enum, value_name = "ROLE")]
+    pub(crate) acting_role: Option<RoleName>,
+
+    /// File whose first line is his password.
+    #[arg(long = "as-password-file", global = true, value_name = "FILE")]
+    pub(crate) acting_password_file: Option<PathBuf>,
+}
+
+/// Form of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// Tables and sentences for a person.
+    Text,
+    /// `{"error_code": …, "data": …}`, as cloudhsm-cli prints it.
+    Json,
+}
+
+/// A role that a person can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RoleName {
+    /// Manages users and policy.
+    Admin,
+    /// Owns and uses keys.
+    CryptoUser,
+}
+
+impl From<RoleName> for Role {
+    fn from(name: RoleName) -> Self {
+        match name {
+            RoleName::Admin => Self::Admin,
+            RoleName::CryptoUser => Self::CryptoUser,
+        }
+    }
+}
+
+/// The areas of commands.
+#[derive(Subcommand)]
+pub(crate) enum Area {
+    /// The cluster as a whole: activation, members, mutual TLS.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// Check a user's credentials and say what came of it. Nothing is kept: every command logs in by itself.
+    Login(LoginArguments),
+    /// Users.
+    #[command(subcommand)]
+    User(UserCommand),
+    /// Keys.
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Go through everything from the configuration to a login and say what is wrong and what to do.
+    Doctor,
+}
+
+/// A new password: from a file, from the terminal, or (warned about) from an argument.
+#[derive(Args)]
+pub(crate) struct NewPassword {
+    /// File whose first line is the password. Without it the password is asked for.
+    #[arg(long, value_name = "FILE", conflicts_with = "password")]
+    pub(crate) password_file: Option<PathBuf>,
+
+    /// The password itself. Every user of this machine can read arguments: prefer --password-file.
+    #[arg(long)]
+    pub(crate) password: Option<String>,
+}
+
+/// `cluster …`.
+#[derive(Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Give the first admin a password. The activation password is void from then on.
+    Activate {
+        /// File whose first line is the activation password, which `kagimori-hsm manage status` shows.
+        #[arg(long, value_name = "FILE")]
+        activation_password_file: Option<PathBuf>,
+        #[command(flatten)]
+        password: NewPassword,
+    },
+    /// Members and figures of the cluster.
+    #[command(visible_alias = "hsm-info")]
+    Info,
+    /// Certificates that clients must have.
+    #[command(subcommand)]
+    Mtls(MtlsCommand),
+}
+
+/// `cluster mtls …`.
+#[derive(Subcommand)]
+pub(crate) enum MtlsCommand {
+    /// Register a CA whose client certificates are good.
+    RegisterTrustAnchor {
+        /// Its certificate, PEM.
+        #[arg(long, value_name = "FILE")]
+        path: PathBuf,
+    },
+    /// Take registered CAs away.
+    DeregisterTrustAnchor {
+        /// References, as `list-trust-anchors` shows them.
+        #[arg(long, required = true, num_args = 1.., value_name = "REFERENCE")]
+        certificate_reference: Vec<String>,
+    },
+    /// The registered CAs.
+    ListTrustAnchors,
+    /// Whether clients must have a certificate.
+    GetEnforcement,
+    /// Say whether clients must have a certificate.
+    SetEnforcement {
+        /// `none`: no certificate is asked for. `cluster`: every HSM requires one.
+        #[arg(long, value_enum)]
+        level: Level,
+    },
+}
+
+/// Where client certificates are required.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Level {
+    /// Nowhere.
+    None,
+    /// On every HSM.
+    Cluster,
+}
+
+/// `login`.
+#[derive(Args)]
+pub(crate) struct LoginArguments {
+    /// Name of the user.
+    #[arg(long)]
+    pub(crate) username: String,
+    /// Role of the user.
+    #[arg(long, value_enum)]
+    pub(crate) role: RoleName,
+    #[command(flatten)]
+    pub(crate) password: NewPassword,
+}
+
+/// A user as commands name him.
+#[derive(Args)]
+pub(crate) struct Who {
+    /// Name of the user; case does not matter.
+    #[arg(long)]
+    pub(crate) username: String,
+    /// Role of the user.
+    #[arg(long, value_enum)]
+    pub(crate) role: RoleName,
+}
+
+/// `user …`.
+#[derive(Subcommand)]
+pub(crate) enum UserCommand {
+    /// Make a user. By an admin.
+    Create {
+        #[command(flatten)]
+        who: Who,
+        #[command(flatten)]
+        password: NewPassword,
+    },
+    /// Remove a user who owns no key and is logged in nowhere. By an admin.
+    Delete(Who),
+    /// All users.
+    List,
+    /// Change a password: an admin anybody's, which also unlocks a locked user; others their own.
+    ChangePassword {
+        #[command(flatten)]
+        who: Who,
+        #[command(flatten)]
+        password: NewPassword,
+    },
+    /// Let a disabled user log in again. By an admin.
+    Enable(Who),
+    /// End a user's logins and refuse new ones. By an admin.
+    Disable(Who),
+}
+
+/// `key …`.
+#[derive(Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Keys that this user may see.
+    List {
+        /// What to show: `key-reference=0x…`, or `attr.NAME=VALUE`, several of which must all fit.
+        #[arg(long, num_args = 1.., value_name = "FILTER")]
+        filter: Vec<String>,
+        /// How many to show.
+        #[arg(long, default_value_t = 10, value_name = "NUMBER")]
+        max_items: usize,
+        /// Where an earlier list ended: its `next_token`.
+        #[arg(long, value_name = "TOKEN")]
+        starting_token: Option<String>,
+        /// Show the attributes as well.
+        #[arg(long, short)]
+        verbose: bool,
+    },
+    /// Make a secret key.
+    #[command(subcommand)]
+    GenerateSymmetric(SymmetricCommand),
+    /// Make a pair of keys.
+    #[command(subcommand)]
+    GenerateAsymmetricPair(PairCommand),
+}
+
+/// `key generate-symmetric …`.
+#[derive(Subcommand)]
+pub(crate) enum SymmetricCommand {
+    /// An AES key that encrypts and decrypts and cannot leave the HSM, unless --attributes says otherwise.
+    Aes {
+        /// Label; need not be unique.
+        #[arg(long)]
+        label: String,
+        /// 16, 24 or 32.
+        #[arg(long, value_name = "BYTES")]
+        key_length_bytes: u64,
+        /// Further attributes, `NAME=VALUE`.
+        #[arg(long, num_args = 1.., value_name = "NAME=VALUE")]
+        attributes: Vec<String>,
+    },
+}
+
+/// Labels and attributes of a pair.
+#[derive(Args)]
+pub(crate) struct PairAttributes {
+    /// Label of the public key.
+    #[arg(long)]
+    pub(crate) public_label: String,
+    /// Label of the private key.
+    #[arg(long)]
+    pub(crate) private_label: String,
+    /// Further attributes of the public key, `NAME=VALUE`.
+    #[arg(long, num_args = 1.., value_name = "NAME=VALUE")]
+    pub(crate) public_attributes: Vec<String>,
+    /// Further attributes of the private key, `NAME=VALUE`.
+    #[arg(long, num_args = 1.., value_name = "NAME=VALUE")]
+    pub(crate) private_attributes: Vec<String>,
+}
+
+/// `key generate-asymmetric-pair …`.
+#[derive(Subcommand)]
+pub(crate) enum PairCommand {
+    /// An RSA pair that signs, verifies, encrypts and decrypts, unless the attributes say otherwise.
+    Rsa {
+        #[command(flatten)]
+        pair: PairAttributes,
+        /// Size of the modulus in bits: 2048 to 8192.
+        #[arg(long, value_name = "BITS")]
+        modulus_size_bits: u64,
+        /// Public exponent, odd.
+        #[arg(long, default_value_t = 65537, value_name = "NUMBER")]
+        public_exponent: u64,
+    },
+    /// A pair on an elliptic curve that signs and verifies, unless the attributes say otherwise.
+    Ec {
+        #[command(flatten)]
+        pair: PairAttributes,
+        /// The curve.
+        #[arg(long, value_enum)]
+        curve: CurveName,
+    },
+}
+
+/// Curves by the names of cloudhsm-cli.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CurveName {
+    /// NIST P-256.
+    #[value(alias = "secp256r1")]
+    Prime256v1,
+    /// NIST P-384.
+    Secp384r1,
+    /// NIST P-521.
+    Secp521r1,
+    /// The curve of Bitcoin.
+    Secp256k1,
+    /// Edwards25519 for EdDSA.
+    Ed25519,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn help_has_examples_and_exit_codes() {
+        let help = Arguments::command().render_long_help().to_string();
+        assert!(help.contains("kagimori cluster activate") && help.contains("Exit codes:"), "{help}");
+    }
+}

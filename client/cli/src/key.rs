@@ -1,0 +1,156 @@
+//! `key …`: what keys there are. Making them is in [`crate::generate`].
+
+use hsm_client::{Cluster, Login, With};
+use hsm_protocol::limits::FIND_PAGE;
+use hsm_protocol::wire::{reply, request};
+use hsm_protocol::{AttributeKind, ObjectClass, Template, convert, wire};
+use serde_json::{Value, json};
+
+use crate::answer::{Answer, table};
+use crate::attributes;
+use crate::command_line::KeyCommand;
+use crate::credentials::Session;
+use crate::failure::Failure;
+use crate::filter::{Filter, parse_reference};
+use crate::generate;
+
+/// Runs a command.
+pub(crate) fn run(session: &Session<'_>, command: &KeyCommand) -> Result<Answer, Failure> {
+    match command {
+        KeyCommand::List { filter, max_items, starting_token, verbose } => {
+            let filter = Filter::parse(filter)?;
+            let after = starting_token.as_deref().map_or(Ok(0), parse_reference)?;
+            let listing = session.logged_in(|login| list(session.cluster(), login, &filter, after, *max_items))?;
+            Ok(listing.answer(*verbose))
+        }
+        KeyCommand::GenerateSymmetric(command) => generate::symmetric(session, command),
+        KeyCommand::GenerateAsymmetricPair(command) => generate::pair(session, command),
+    }
+}
+
+/// A key with what may be read of it.
+pub(crate) struct Key {
+    reference: u64,
+    attributes: Template,
+}
+
+impl Key {
+    /// The key behind a reference.
+    pub(crate) fn read(cluster: &Cluster, login: &Login, reference: u64) -> Result<Self, Failure> {
+        let body = move |_: With| {
+            let object = wire::ObjectReference { token_object: reference, ..Default::default() };
+            request::Body::GetAttributes(wire::GetAttributes { object: Some(object), kinds: attributes::shown() })
+        };
+        let reply::Body::Attributes(reply) = cluster.call(Some(login), &body)? else {
+            return Err(Failure::strange_answer());
+        };
+        let present = reply.items.into_iter().filter_map(|item| item.attribute.filter(|_| item.status == 0));
+        let items = wire::Attributes { items: present.collect() };
+        let attributes = convert::template(items).map_err(|_| Failure::strange_answer())?;
+        Ok(Self { reference, attributes })
+    }
+
+    /// As JSON: the reference and the label, or everything.
+    pub(crate) fn json(&self, verbose: bool) -> Value {
+        let reference = format!("{:#018x}", self.reference);
+        if verbose {
+            json!({ "key-reference": reference, "attributes": attributes::show(&self.attributes) })
+        } else {
+            json!({ "key-reference": reference, "attributes": { "label": self.text("label") } })
+        }
+    }
+
+    fn text(&self, name: &str) -> String {
+        match attributes::show(&self.attributes).get(name) {
+            Some(Value::String(text)) => text.clone(),
+            Some(other) => other.to_string(),
+            None => String::new(),
+        }
+    }
+
+    fn row(&self) -> Vec<String> {
+        let reference = format!("{:#x}", self.reference);
+        std::iter::once(reference).chain(["label", "class", "key-type", "id"].map(|name| self.text(name))).collect()
+    }
+
+    /// Every attribute in a line of its own.
+    pub(crate) fn words(&self) -> String {
+        let rows = attributes::show(&self.attributes).into_iter().map(|(name, value)| match value {
+            Value::String(text) => vec![name, text],
+            other => vec![name, other.to_string()],
+        });
+        table(&["key-reference", &format!("{:#x}", self.reference)], rows)
+    }
+}
+
+struct Listing {
+    keys: Vec<Key>,
+    total: usize,
+    next: Option<u64>,
+}
+
+impl Listing {
+    fn answer(&self, verbose: bool) -> Answer {
+        let keys: Vec<Value> = self.keys.iter().map(|key| key.json(verbose)).collect();
+        let mut data = json!({
+            "matched_keys": keys, "total_key_count": self.total, "returned_key_count": self.keys.len(),
+        });
+        let mut text = if verbose {
+            self.keys.iter().map(Key::words).collect::<Vec<_>>().join("\n\n")
+        } else {
+            table(&["key", "label", "class", "type", "id"], self.keys.iter().map(Key::row))
+        };
+        text.push_str(&format!("\n{} of {} keys", self.keys.len(), self.total));
+        if let Some(next) = self.next {
+            data["next_token"] = json!(format!("{next:#018x}"));
+            text.push_str(&format!("; the next ones: --starting-token {next:#x}"));
+        }
+        Answer::new(data, text)
+    }
+}
+
+fn list(cluster: &Cluster, login: &Login, filter: &Filter, after: u64, limit: usize) -> Result<Listing, Failure> {
+    let references = match filter {
+        Filter::Reference(reference) => vec![*reference],
+        Filter::Attributes(template) => find_keys(cluster, login, template)?,
+    };
+    let total = references.len();
+    let mut rest = references.into_iter().filter(|&reference| reference > after);
+    let mut keys = Vec::new();
+    for reference in rest.by_ref().take(limit) {
+        keys.push(Key::read(cluster, login, reference)?);
+    }
+    let next = keys.last().map(|key| key.reference).filter(|_| rest.next().is_some());
+    Ok(Listing { keys, total, next })
+}
+
+/// References of every key that fits, in their order. A token also holds certificates and data, so the classes are
+/// asked for one by one unless the filter names one.
+fn find_keys(cluster: &Cluster, login: &Login, template: &Template) -> Result<Vec<u64>, Failure> {
+    let classes = [ObjectClass::SecretKey, ObjectClass::PublicKey, ObjectClass::PrivateKey].map(|class| class as u64);
+    let named = template.number(AttributeKind::Class);
+    let mut found = Vec::new();
+    for class in classes.into_iter().filter(|&class| named.is_none_or(|named| named == class)) {
+        find(cluster, login, &template.clone().with_number(AttributeKind::Class, class), &mut found)?;
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+fn find(cluster: &Cluster, login: &Login, template: &Template, found: &mut Vec<u64>) -> Result<(), Failure> {
+    let mut after = 0;
+    loop {
+        let body = |_: With| {
+            let template = Some(convert::template_message(template));
+            request::Body::FindObjects(wire::FindObjects { template, after, limit: FIND_PAGE })
+        };
+        let reply::Body::FindObjects(reply) = cluster.call(Some(login), &body)? else {
+            return Err(Failure::strange_answer());
+        };
+        found.extend_from_slice(&reply.objects);
+        match reply.objects.last() {
+            Some(&last) if reply.more && last > after => after = last,
+            _ => return Ok(()),
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! The process `kagimori-hsm` of an installation: its addresses, its start, its end.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::Installation;
+use crate::narrate;
+use crate::workspace::capture;
+
+/// Ports that an installation takes when they are free: AWS CloudHSM's, and ours for health.
+const CLIENT_PORT: u16 = 2223;
+const HEALTH_PORT: u16 = 9223;
+
+/// How long an HSM may take to start (self-tests, opening the store) or to stop (flushing, connections ending).
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Longest path of a Unix socket: `sun_path` in unix(7), less its end.
+const SOCKET_PATH_BYTES: usize = 107;
+
+/// Where an HSM listens.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Addresses {
+    pub(crate) clients: SocketAddr,
+    pub(crate) health: SocketAddr,
+}
+
+/// An HSM that runs.
+pub(crate) struct Running {
+    /// Set when it is a child of this process.
+    child: Option<Child>,
+    process: u32,
+}
+
+impl Running {
+    /// Its process id.
+    pub(crate) fn process(&self) -> u32 {
+        self.process
+    }
+
+    /// Waits until it has ended by itself. Only for a child.
+    pub(crate) fn has_ended(&mut self) -> Result<bool> {
+        match &mut self.child {
+            Some(child) => Ok(child.try_wait().context("the HSM's end cannot be read")?.is_some()),
+            None => Ok(!lives(self.process)),
+        }
+    }
+
+    /// Ends it at once, as a power cut would, and reaps it.
+    pub(crate) fn kill(mut self) -> Result<()> {
+        let child = self.child.as_mut().context("only an HSM that was started here can be killed here")?;
+        child.kill().context("the HSM cannot be killed")?;
+        child.wait().context("the killed HSM cannot be waited for")?;
+        Ok(())
+    }
+}
+
+impl Installation {
+    /// The management socket: in the HSM's folder, or in the folder for temporary files when that path is too long.
+    pub(super) fn management_socket(&self) -> PathBuf {
+        let near = self.hsm().join("management.sock");
+        if near.as_os_str().len() <= SOCKET_PATH_BYTES {
+            return near;
+        }
+        use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+        let mut hasher = DefaultHasher::new();
+        self.folder().hash(&mut hasher);
+        std::env::temp_dir().join(format!("kagimori-{:016x}.sock", hasher.finish()))
+    }
+
+    /// The HSM of this installation, when it runs and answers.
+    pub(crate) fn running(&self) -> Option<Running> {
+        let text = std::fs::read_to_string(self.process_file()).ok()?;
+        let process = text.trim().parse().ok()?;
+        (is_ours(process) && self.status().is_ok()).then_some(Running { child: None, process })
+    }
+
+    /// Starts the HSM, in a process group of its own, and waits until it answers.
+    pub(crate) fn start(&self) -> Result<Running> {
+        let step = narrate::begin("start the HSM");
+        let addresses = self.choose_addresses()?;
+        let log = std::fs::File::options().create(true).append(true).open(self.log())?;
+        let mut command = Command::new(self.programs.join("kagimori-hsm"));
+        command.arg("serve").arg("--data-dir").arg(self.data()).arg("--listen").arg(addresses.clients.to_string());
+        command
+            .arg("--management-socket")
+            .arg(self.management_socket())
+            .arg("--health")
+            .arg(addresses.health.to_string());
+        command.current_dir(self.hsm()).process_group(0).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let mut child = command.spawn().context("kagimori-hsm cannot be started")?;
+        let process = child.id();
+        super::files::write_private(&self.process_file(), &process.to_string())?;
+        let began = Instant::now();
+        while self.status().is_err() {
+            if let Some(status) = child.try_wait()? {
+                bail!(
+                    "the HSM ended while it started ({status}); its log {} says why:\n{}",
+                    self.log().display(),
+                    self.end_of_log()
+                );
+            }
+            if began.elapsed() > PATIENCE {
+                bail!("the HSM does not answer after {PATIENCE:?}; look at its log {}", self.log().display());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        step.done(format!("process {process}, clients {}, health {}", addresses.clients, addresses.health));
+        Ok(Running { child: Some(child), process })
+    }
+
+    /// Asks the HSM to stop and waits until it has.
+    pub(crate) fn stop(&self, mut running: Running) -> Result<()> {
+        let step = narrate::begin("stop the HSM");
+        capture(self.manage().arg("stop"))?;
+        let began = Instant::now();
+        while !running.has_ended()? {
+            if began.elapsed() > PATIENCE {
+                bail!("the HSM (process {}) has not stopped after {PATIENCE:?}; look at its log", running.process);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        std::fs::remove_file(self.process_file()).context("the file of the process id cannot be removed")?;
+        step.done("");
+        Ok(())
+    }
+
+    /// The HSM's data folder.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.hsm().join("data")
+    }
+
+    /// The HSM's log.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.hsm().join("log")
+    }
+
+    fn process_file(&self) -> PathBuf {
+        self.hsm().join("process")
+    }
+
+    fn end_of_log(&self) -> String {
+        let text = std::fs::read_to_string(self.log()).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(8)..].iter().map(|line| format!("  | {line}\n")).collect()
+    }
+
+    /// Where the HSM listens, or did when it ran last.
+    pub(crate) fn addresses(&self) -> Result<Addresses> {
+        let path = self.hsm().join("addresses");
+        let text = std::fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+        let mut lines = text.lines().map(str::parse::<SocketAddr>);
+        match (lines.next(), lines.next()) {
+            (Some(Ok(clients)), Some(Ok(health))) => Ok(Addresses { clients, health }),
+            _ => bail!("{} does not hold two addresses; remove it and start again", path.display()),
+        }
+    }
+
+    /// The addresses of last time when they are free, else the usual ones, else any.
+    fn choose_addresses(&self) -> Result<Addresses> {
+        let last = self.addresses().ok();
+        let clients = free(last.map_or(CLIENT_PORT, |last| last.clients.port()))?;
+        let health = free(last.map_or(HEALTH_PORT, |last| last.health.port()))?;
+        let text = format!("{clients}\n{health}\n");
+        std::fs::write(self.hsm().join("addresses"), text).context("the HSM's addresses cannot be written down")?;
+        Ok(Addresses { clients, health })
+    }
+}
+
+/// A free loopback address: with this port, or else one that the system chooses.
+fn free(port: u16) -> Result<SocketAddr> {
+    let bound = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).and_then(|listener| listener.local_addr());
+    bound(port).or_else(|_| bound(0)).context("no free port on the loopback interface")
+}
+
+/// Whether a process lives and is not a zombie.
+fn lives(process: u32) -> bool {
+    let Ok(text) = std::fs::read_to_string(format!("/proc/{process}/stat")) else { return false };
+    // The state follows the name in parentheses, which may itself hold any character.
+    text.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z') && !rest.starts_with('X'))
+}
+
+/// Whether a process id still belongs to an HSM and was not given to another program.
+fn is_ours(process: u32) -> bool {
+    let name = std::fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
+    lives(process) && name.trim_end() == "kagimori-hsm"
+}
