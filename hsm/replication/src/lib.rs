@@ -1,1 +1,35 @@
-//! Placeholder.
+//! Orders commands, applies them, and keeps their results on disk: Raft by openraft, log and state in redb.
+//!
+//! A [`Node`] takes commands from any thread ([`Node::propose`]), collects those of many callers into one log entry,
+//! makes the entry durable with one fsync, applies it to [`hsm_core::Hsm`] and tells each caller its [`Outcome`]. One
+//! HSM is a group of one voter; a cluster adds members and changes nothing here.
+//!
+//! It must not decide whether a command is allowed (`hsm-core` does), see a plaintext key, or speak to clients. It is
+//! the only crate that names openraft and redb. Below it are `hsm-crypto` (seals every row) and `hsm-core`; above it is
+//! `hsm-server`. Time enters in `clock.rs`, randomness in `randomness.rs`, the disk in `disk.rs`, the network in
+//! `network.rs`, the async runtime in `runtime.rs`: one file each, all replaced in simulation.
+
+#[cfg(all(hsm_sim, not(tokio_unstable)))]
+compile_error!("cfg(hsm_sim) needs --cfg tokio_unstable: without tokio's rng_seed a simulation does not replay");
+
+pub mod clock;
+pub mod disk;
+mod engine;
+pub mod fault;
+pub mod limits;
+mod machine;
+pub mod network;
+pub mod node;
+mod outcome;
+mod proposer;
+pub mod randomness;
+pub mod runtime;
+mod settings;
+mod stamp;
+mod store;
+mod types;
+
+pub use fault::{Fault, OpenFault, StorageFault};
+pub use node::{AuditEntry, Node, Reading, Status};
+pub use outcome::{EffectSink, Outcome};
+pub use settings::Settings;

@@ -1,0 +1,65 @@
+//! Limits of replication, each with its reason.
+
+use std::time::Duration;
+
+/// Commands in one log entry, in bytes. openraft 0.9 sends up to 300 entries in one call without a limit in bytes and
+/// gives the call one heartbeat: [`ENTRIES_PER_CALL`] of these must move in half a heartbeat.
+pub const ENTRY_BYTES: usize = 256 * 1024;
+
+/// Commands in one log entry: bounds the time that one entry takes to apply.
+pub const ENTRY_COMMANDS: usize = 1024;
+
+/// Entries in one call to a follower.
+pub const ENTRIES_PER_CALL: u64 = 8;
+
+/// Commands that wait for an entry; the next one is answered with `Busy`.
+pub const QUEUE_COMMANDS: usize = 16 * 1024;
+
+/// Bytes of commands that wait for an entry; the next one is answered with `Busy`.
+pub const QUEUE_BYTES: usize = 16 * 1024 * 1024;
+
+/// Entries proposed and not yet applied. Two: one is flushed while the one before is applied; more would only cut
+/// batches smaller.
+pub const ENTRIES_IN_FLIGHT: usize = 2;
+
+/// How long a command may be under way before its outcome is called unknown. A fail-over of a cluster takes 1 to 3 s.
+pub const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Time between two heartbeats of a leader.
+pub const HEARTBEAT: Duration = Duration::from_millis(250);
+
+/// Shortest time without a heartbeat before a voter stands for election.
+pub const ELECTION_MINIMUM: Duration = Duration::from_millis(1000);
+
+/// Longest such time.
+pub const ELECTION_MAXIMUM: Duration = Duration::from_millis(1600);
+
+/// Time for one chunk of a snapshot to be sent and stored, and for the last one to be installed.
+pub const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Entries after which a snapshot is marked, so that the log before it can go. A mark costs nothing: the state in the
+/// store is the snapshot.
+pub const ENTRIES_PER_SNAPSHOT: u64 = 512;
+
+/// Entries kept behind a snapshot for followers that lag a little.
+pub const ENTRIES_KEPT: u64 = 512;
+
+/// Entries kept in memory after they were appended, so that applying and sending them reads no disk.
+pub const TAIL_ENTRIES: usize = 64;
+
+/// Rows of one chunk of a snapshot, in bytes.
+pub const SNAPSHOT_CHUNK_BYTES: usize = 1024 * 1024;
+
+/// Memory for pages of the store.
+pub const CACHE_BYTES: usize = 64 * 1024 * 1024;
+
+/// Free space below which new proposals are refused with `StorageFull`: several entries of the largest size with the
+/// pages that change around them.
+pub const FREE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Audit records in one answer.
+pub const AUDIT_PAGE: usize = 4096;
+
+const _: () = assert!(FREE_BYTES as usize >= 8 * ENTRY_BYTES);
+const _: () = assert!(QUEUE_BYTES >= 8 * ENTRY_BYTES);
+const _: () = assert!(HEARTBEAT.as_millis() * 2 < ELECTION_MINIMUM.as_millis());

@@ -1,0 +1,229 @@
+//! Applies the log to the state machine, and keeps the chain of hashes through it.
+//!
+//! `h(i) = SHA-384(h(i-1) ‖ index ‖ term ‖ stamp ‖ command)`, numbers as 8 octets big-endian, the command as it stands in
+//! the log. Equal index means equal hash on every member, or one of them is wrong.
+//!
+//! Applying writes nothing: changes wait for the next commit (see `store/pending.rs`). The write lock on the state is
+//! held for the moment in which changes are absorbed, never while the disk is waited for.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use hsm_core::command::Versioned;
+use hsm_core::{Command, Effect, Hsm, Index, Refusal, Response};
+use openraft::storage::RaftStateMachine;
+use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError};
+use parking_lot::{Condvar, Mutex, RwLock};
+use serde_bytes::ByteArray;
+use sha2::{Digest, Sha384};
+
+use crate::fault::{Fault, Faults, StorageFault};
+use crate::node::AuditEntry;
+use crate::outcome::{EffectSink, Outcome};
+use crate::proposer::Proposals;
+use crate::runtime::wait_for_disk;
+use crate::stamp::Stamper;
+use crate::store::pending::Changes;
+use crate::store::rows::{Progress, state_key};
+use crate::store::snapshot::{SnapshotData, meta_of};
+use crate::store::{Store, panic_text};
+use crate::types::{Batch, Entry, EncodedCommand, LogId, Membership, RaftStorageError, Snapshot, SnapshotMeta, Types};
+
+/// The state machine of one node, as openraft drives it.
+pub(crate) struct Machine {
+    pub(crate) state: Arc<RwLock<Hsm>>,
+    pub(crate) store: Arc<Store>,
+    pub(crate) applied: Arc<Applied>,
+    pub(crate) proposals: Arc<Proposals>,
+    pub(crate) stamper: Arc<Stamper>,
+    pub(crate) effects: Arc<dyn EffectSink>,
+    pub(crate) faults: Arc<Faults>,
+    pub(crate) progress: Progress,
+}
+
+/// The last applied command, to be waited for.
+pub(crate) struct Applied {
+    state: Mutex<(Index, [u8; 48])>,
+    changed: Condvar,
+}
+
+impl Applied {
+    pub(crate) fn new(progress: &Progress) -> Self {
+        Self { state: Mutex::new((progress.index, progress.hash.into_array())), changed: Condvar::new() }
+    }
+
+    pub(crate) fn now(&self) -> Index {
+        self.state.lock().0
+    }
+
+    /// Index and chain hash of the same moment.
+    pub(crate) fn with_hash(&self) -> (Index, [u8; 48]) {
+        *self.state.lock()
+    }
+
+    pub(crate) fn wait_for(&self, index: Index, at_most: std::time::Duration) -> bool {
+        let mut state = self.state.lock();
+        let timeout = self.changed.wait_while_for(&mut state, |(applied, _)| *applied < index, at_most);
+        !timeout.timed_out()
+    }
+
+    fn set(&self, progress: &Progress) {
+        *self.state.lock() = (progress.index, progress.hash.into_array());
+        self.changed.notify_all();
+    }
+}
+
+impl Machine {
+    fn apply_entry(&mut self, entry: Entry) -> Result<(), Fault> {
+        let log_id = entry.log_id;
+        match entry.payload {
+            EntryPayload::Blank => self.advance(log_id, None),
+            EntryPayload::Membership(membership) => self.advance(log_id, Some(Membership::new(Some(log_id), membership))),
+            EntryPayload::Normal(batch) => self.apply_batch(log_id, &batch)?,
+        }
+        Ok(())
+    }
+
+    /// An entry without commands.
+    fn advance(&mut self, log_id: LogId, membership: Option<Membership>) {
+        self.progress.last = Some(log_id);
+        if let Some(membership) = membership {
+            self.progress.membership = membership;
+        }
+        self.store.pend(Changes { progress: Some(self.progress.clone()), ..Changes::default() });
+    }
+
+    fn apply_batch(&mut self, log_id: LogId, batch: &Batch) -> Result<(), Fault> {
+        self.stamper.observe(batch.stamp);
+        let mut changes = Changes::default();
+        let mut outcomes = Vec::with_capacity(batch.commands.len());
+        for encoded in batch.commands.iter() {
+            let (index, result) = self.apply_command(log_id, batch, encoded, &mut changes)?;
+            outcomes.push(Outcome::Done { index, result });
+        }
+        self.progress.last = Some(log_id);
+        changes.progress = Some(self.progress.clone());
+        self.store.pend(changes);
+        self.applied.set(&self.progress);
+        self.proposals.applied(batch, outcomes);
+        Ok(())
+    }
+
+    fn apply_command(
+        &mut self,
+        log_id: LogId,
+        batch: &Batch,
+        encoded: &EncodedCommand,
+        changes: &mut Changes,
+    ) -> Result<(Index, Result<Response, Refusal>), Fault> {
+        let decoded = encoded.decode().map_err(|error| Fault::Invariant(format!("a command does not decode: {error}")))?;
+        let Versioned::V1(command) = decoded;
+        let command = Command { stamp: batch.stamp, ..command };
+        let index = Index(self.progress.index.0 + 1);
+        let state = &self.state;
+        let judge = || {
+            let judged = state.read().apply(index, &command);
+            state.write().absorb(&judged.changes);
+            judged
+        };
+        let judged = catch_unwind(AssertUnwindSafe(judge)).map_err(|panic| Fault::Invariant(panic_text(&*panic)))?;
+        self.progress.index = index;
+        self.progress.hash = ByteArray::new(chain(&self.progress.hash, index, log_id.leader_id.term, batch, encoded));
+        let rows = judged.changes.into_iter().map(|change| (state_key(&change.row), change.value));
+        changes.rows.extend(rows);
+        let mut answer = None;
+        for effect in judged.effects {
+            match effect {
+                Effect::Respond(result) => answer = Some(result),
+                Effect::Audit(record) => {
+                    let link = hsm_core::audit::link(&self.progress.audit_link, &record);
+                    self.progress.audit_count += 1;
+                    self.progress.audit_link = ByteArray::new(link);
+                    changes.audit.push(AuditEntry { number: self.progress.audit_count, record, link });
+                }
+                other => self.effects.carry_out(index, other),
+            }
+        }
+        let answer = answer.ok_or_else(|| Fault::Invariant("a command was applied without an answer".to_owned()))?;
+        Ok((index, answer))
+    }
+
+    fn install(&mut self, progress: Progress) -> Result<(), StorageFault> {
+        let hsm = wait_for_disk(|| self.store.install(&progress)).map_err(|fault| StorageFault::Damaged(fault.to_string()))?;
+        *self.state.write() = hsm;
+        self.progress = progress;
+        self.applied.set(&self.progress);
+        Ok(())
+    }
+}
+
+fn chain(before: &[u8; 48], index: Index, term: u64, batch: &Batch, command: &EncodedCommand) -> [u8; 48] {
+    let mut hash = Sha384::new();
+    hash.update(before);
+    hash.update(index.0.to_be_bytes());
+    hash.update(term.to_be_bytes());
+    hash.update(batch.stamp.0.to_be_bytes());
+    hash.update(&command.0);
+    hash.finalize().into()
+}
+
+impl RaftStateMachine<Types> for Machine {
+    type SnapshotBuilder = SnapshotMarker;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, Membership), RaftStorageError> {
+        Ok((self.progress.last, self.progress.membership.clone()))
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<()>, RaftStorageError>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut done = Vec::new();
+        for entry in entries {
+            let log_id = entry.log_id;
+            if let Err(fault) = self.apply_entry(entry) {
+                let text = fault.to_string();
+                self.faults.raise(fault);
+                return Err(StorageIOError::apply(log_id, &std::io::Error::other(text)).into());
+            }
+            done.push(());
+        }
+        Ok(done)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotMarker {
+        SnapshotMarker { store: self.store.clone() }
+    }
+
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<SnapshotData>, RaftStorageError> {
+        Ok(Box::new(SnapshotData::mark()))
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: Box<SnapshotData>,
+    ) -> Result<(), RaftStorageError> {
+        let refused = |detail: &str| StorageIOError::write_snapshot(Some(meta.signature()), &std::io::Error::other(detail.to_owned()));
+        let progress = snapshot.into_received().ok_or_else(|| refused("it was not received here"))?;
+        self.install(progress).map_err(|fault| refused(&fault.to_string()).into())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, RaftStorageError> {
+        let snapshot = wait_for_disk(|| self.store.snapshot());
+        let snapshot = snapshot.map_err(|fault| StorageIOError::read_snapshot(None, &fault))?;
+        Ok(snapshot.map(|(meta, data)| Snapshot { meta, snapshot: Box::new(data) }))
+    }
+}
+
+/// "Builds" a snapshot: the durable state is one, so there is only its position to tell. The log before it may go.
+pub(crate) struct SnapshotMarker {
+    store: Arc<Store>,
+}
+
+impl RaftSnapshotBuilder<Types> for SnapshotMarker {
+    async fn build_snapshot(&mut self) -> Result<Snapshot, RaftStorageError> {
+        Ok(Snapshot { meta: meta_of(&self.store.durable()), snapshot: Box::new(SnapshotData::mark()) })
+    }
+}

@@ -1,0 +1,194 @@
+//! What members say to each other, and the way it takes: openraft's calls as postcard octets over a [`Network`].
+//!
+//! A sole HSM has [`NoPeers`] and sends nothing. The codec stands in the path all the same, so that a cluster and the
+//! simulator exchange the octets that the product would.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::error::{Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
+};
+use openraft::{AsyncRuntime, OptionalSend};
+use serde::{Deserialize, Serialize};
+
+use crate::limits;
+use crate::runtime::Rt;
+use crate::store::snapshot::Chunk;
+use crate::types::{Member, NodeId, Snapshot, SnapshotMeta, Types, Vote, decode};
+
+/// An answer under way.
+pub type Answer = Pin<Box<dyn Future<Output = Result<Vec<u8>, PeerFault>> + Send>>;
+
+/// Why a member did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerFault {
+    /// There is no way to it now.
+    #[error("member {0:x} cannot be reached")]
+    Unreachable(u64),
+    /// It answered something else than it was asked.
+    #[error("member {0:x} does not speak this protocol: {1}")]
+    Garbled(u64, String),
+}
+
+/// Carries a message to another member and its answer back.
+pub trait Network: Send + Sync {
+    /// Sends `message` to `member` at `address`. An implementation that fails waits out `at_most` first: a caller that
+    /// is refused at once would ask again at once.
+    fn call(&self, member: u64, address: &str, message: Vec<u8>, at_most: Duration) -> Answer;
+}
+
+/// The network of a sole HSM: nobody is there.
+pub struct NoPeers;
+
+impl Network for NoPeers {
+    fn call(&self, member: u64, _address: &str, _message: Vec<u8>, at_most: Duration) -> Answer {
+        Box::pin(async move {
+            <Rt as AsyncRuntime>::sleep(at_most).await;
+            Err(PeerFault::Unreachable(member))
+        })
+    }
+}
+
+/// What one member asks of another.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum Ask {
+    Append(AppendEntriesRequest<Types>),
+    Vote(VoteRequest<NodeId>),
+    /// Part of a snapshot; the last one installs it.
+    Chunk { vote: Vote, meta: SnapshotMeta, chunk: Chunk },
+}
+
+/// What it answers.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum Told {
+    Append(Result<AppendEntriesResponse<NodeId>, RaftError<NodeId>>),
+    Vote(Result<VoteResponse<NodeId>, RaftError<NodeId>>),
+    /// The chunk is stored; the next one is expected from this row on.
+    ChunkStored,
+    Installed(Result<SnapshotResponse<NodeId>, Fatal<NodeId>>),
+    /// The chunk does not continue what was received: begin again.
+    ChunkRefused,
+}
+
+/// Makes a [`Peer`] for each member.
+pub(crate) struct Peers {
+    pub(crate) network: Arc<dyn Network>,
+}
+
+impl RaftNetworkFactory<Types> for Peers {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: NodeId, member: &Member) -> Peer {
+        Peer { network: self.network.clone(), target, address: member.address.clone() }
+    }
+}
+
+/// One other member.
+pub(crate) struct Peer {
+    network: Arc<dyn Network>,
+    target: NodeId,
+    address: String,
+}
+
+impl Peer {
+    async fn ask(&self, ask: &Ask, at_most: Duration) -> Result<Told, PeerFault> {
+        let garbled = |error: postcard::Error| PeerFault::Garbled(self.target, error.to_string());
+        let message = postcard::to_stdvec(ask).map_err(garbled)?;
+        let answer = self.network.call(self.target, &self.address, message, at_most).await?;
+        decode(&answer).map_err(garbled)
+    }
+
+    fn garbled(&self) -> PeerFault {
+        PeerFault::Garbled(self.target, "an answer to another question".to_owned())
+    }
+
+    async fn send_snapshot(&self, vote: Vote, snapshot: Snapshot) -> Result<SnapshotResponse<NodeId>, SnapshotStop> {
+        let mut reader = snapshot.snapshot.into_reader().ok_or(SnapshotStop::Source("not a source".to_owned()))?;
+        loop {
+            let chunk = reader.next_chunk().map_err(|fault| SnapshotStop::Source(fault.to_string()))?;
+            let ask = Ask::Chunk { vote, meta: snapshot.meta.clone(), chunk };
+            match self.ask(&ask, limits::SNAPSHOT_TIMEOUT).await? {
+                Told::ChunkStored => {}
+                Told::ChunkRefused => reader.begin_again(),
+                Told::Installed(Ok(response)) => return Ok(response),
+                _ => return Err(self.garbled().into()),
+            }
+        }
+    }
+}
+
+enum SnapshotStop {
+    Source(String),
+    Peer(PeerFault),
+}
+
+impl From<PeerFault> for SnapshotStop {
+    fn from(fault: PeerFault) -> Self {
+        Self::Peer(fault)
+    }
+}
+
+/// How openraft wants to hear of it: a peer that cannot be reached is asked again after [`RaftNetwork::backoff`].
+fn rpc_error(fault: &PeerFault) -> RPCError<NodeId, Member, RaftError<NodeId>> {
+    match fault {
+        PeerFault::Unreachable(_) => RPCError::Unreachable(Unreachable::new(fault)),
+        PeerFault::Garbled(..) => RPCError::Network(NetworkError::new(fault)),
+    }
+}
+
+impl RaftNetwork<Types> for Peer {
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<Types>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<NodeId>, RPCError<NodeId, Member, RaftError<NodeId>>> {
+        match self.ask(&Ask::Append(request), option.hard_ttl()).await {
+            Ok(Told::Append(Ok(response))) => Ok(response),
+            Ok(_) => Err(rpc_error(&self.garbled())),
+            Err(fault) => Err(rpc_error(&fault)),
+        }
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<NodeId>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<NodeId>, RPCError<NodeId, Member, RaftError<NodeId>>> {
+        match self.ask(&Ask::Vote(request), option.hard_ttl()).await {
+            Ok(Told::Vote(Ok(response))) => Ok(response),
+            Ok(_) => Err(rpc_error(&self.garbled())),
+            Err(fault) => Err(rpc_error(&fault)),
+        }
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<NodeId>, StreamingError<Types, Fatal<NodeId>>> {
+        let sending = self.send_snapshot(vote, snapshot);
+        // openraft sets no outer limit here; each chunk has its own, and `cancel` ends all of it.
+        let sent = tokio::select! {
+            biased;
+            closed = cancel => return Err(closed.into()),
+            sent = sending => sent,
+        };
+        sent.map_err(|stop| match stop {
+            SnapshotStop::Peer(fault) => StreamingError::Unreachable(Unreachable::new(&fault)),
+            SnapshotStop::Source(detail) => StreamingError::StorageError(
+                openraft::StorageIOError::read_snapshot(None, &std::io::Error::other(detail)).into(),
+            ),
+        })
+    }
+
+    fn backoff(&self) -> Backoff {
+        Backoff::new(std::iter::repeat(Duration::from_millis(100)))
+    }
+}

@@ -1,0 +1,211 @@
+//! The node: what the server has in its hand.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hsm_core::audit::AuditRecord;
+use hsm_core::command::{Form, Origin, SealedPayload};
+use hsm_core::{Action, Hsm, Index, ObjectHandle, Stamp};
+use hsm_crypto::StorageKey;
+use hsm_protocol::ErrorCode;
+use parking_lot::RwLockReadGuard;
+
+use crate::engine::{Engine, Shared};
+use crate::fault::{OpenFault, StorageFault};
+use crate::outcome::Outcome;
+use crate::settings::Settings;
+
+/// One member of a cluster: the state, the log and the store. Every method may be called from any thread.
+///
+/// Dropping it without [`Node::stop`] is a crash: nothing acknowledged is lost.
+pub struct Node {
+    engine: Arc<Engine>,
+    /// The threads that openraft runs on; `None` when the caller's runtime is used (simulation).
+    runtime: parking_lot::Mutex<Option<tokio::runtime::Runtime>>,
+}
+
+/// The state as of the last applied command. Commands wait while it is held: look and let go.
+pub struct Reading<'node>(RwLockReadGuard<'node, Hsm>);
+
+impl Deref for Reading<'_> {
+    type Target = Hsm;
+
+    fn deref(&self) -> &Hsm {
+        &self.0
+    }
+}
+
+/// A row of the audit log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditEntry {
+    /// Position, from 1, without gaps.
+    pub number: u64,
+    /// What happened.
+    pub record: AuditRecord,
+    /// `hsm_core::audit::link` of the entry before and this record.
+    pub link: [u8; 48],
+}
+
+/// How a node does, for health, metrics and comparison between members.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// This node.
+    pub node: u64,
+    /// Who leads, as far as this node knows.
+    pub leader: Option<u64>,
+    /// Raft term.
+    pub term: u64,
+    /// Last applied command.
+    pub applied: Index,
+    /// Chain of hashes through all applied commands: equal index means equal hash.
+    pub hash: [u8; 48],
+    /// Last entry of the log (entries hold batches of commands).
+    pub last_entry: u64,
+    /// Commands that wait for an entry.
+    pub queued: usize,
+    /// Entries flushed to disk since the start.
+    pub flushes: u64,
+    /// Commands in these entries.
+    pub flushed_commands: u64,
+    /// Whether this node takes commands: `Err` says why not.
+    pub ready: Result<(), ErrorCode>,
+}
+
+impl Node {
+    /// Makes a new history in an empty store and applies `form` as its first command. Blocks.
+    ///
+    /// # Errors
+    /// [`OpenFault::AlreadyFormed`] when the store holds a history; else what [`Node::open`] says.
+    pub fn form(settings: Settings, key: StorageKey, form: Form) -> Result<Self, OpenFault> {
+        Self::on_own_threads(Engine::form(settings, key, form))
+    }
+
+    /// Opens an existing store, verifies and loads it, replays the log and returns when commands can be proposed. Blocks;
+    /// takes time in proportion to the size of the store, every row of which is verified.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the store; nothing is repaired.
+    pub fn open(settings: Settings, key: StorageKey) -> Result<Self, OpenFault> {
+        Self::on_own_threads(Engine::open(settings, key))
+    }
+
+    /// [`Node::form`] on the runtime that the caller runs in: for simulation.
+    ///
+    /// # Errors
+    /// As [`Node::form`].
+    pub async fn form_here(settings: Settings, key: StorageKey, form: Form) -> Result<Self, OpenFault> {
+        Ok(Self::around(Engine::form(settings, key, form).await?, None))
+    }
+
+    /// [`Node::open`] on the runtime that the caller runs in: for simulation.
+    ///
+    /// # Errors
+    /// As [`Node::open`].
+    pub async fn open_here(settings: Settings, key: StorageKey) -> Result<Self, OpenFault> {
+        Ok(Self::around(Engine::open(settings, key).await?, None))
+    }
+
+    /// Proposes a command. Cheap, never blocks on the disk. `done` is called exactly once: at once with
+    /// [`Outcome::Unavailable`] when the command is not taken, else on a thread of this crate when its entry is durable
+    /// and applied, or with [`Outcome::Unknown`] at the deadline of the settings.
+    pub fn propose(&self, origin: Origin, action: Action, done: crate::outcome::Done) {
+        self.shared().proposals.propose(origin, action, done);
+    }
+
+    /// [`Node::propose`] for callers that may block. Returns [`Outcome::Unknown`] after `deadline`, while the command may
+    /// still be under way.
+    pub fn propose_and_wait(&self, origin: Origin, action: Action, deadline: Duration) -> Outcome {
+        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+        let done = move |outcome| {
+            // The receiver is gone when the caller's deadline came first; then nobody wants to know.
+            sender.send(outcome).ok();
+        };
+        self.propose(origin, action, Box::new(done));
+        receiver.recv_timeout(deadline).unwrap_or(Outcome::Unknown)
+    }
+
+    /// The state as of the last applied command.
+    pub fn read(&self) -> Reading<'_> {
+        Reading(self.shared().state.read())
+    }
+
+    /// The last applied command.
+    pub fn applied(&self) -> Index {
+        self.shared().applied.now()
+    }
+
+    /// Waits until the command at `index` is applied. `false` when `at_most` passed first. Blocks.
+    pub fn wait_for(&self, index: Index, at_most: Duration) -> bool {
+        self.shared().applied.wait_for(index, at_most)
+    }
+
+    /// The sealed secret part of a token object; `None` when there is no such row. Reads the store.
+    ///
+    /// # Errors
+    /// A row that is not what was written is named and refused.
+    pub fn payload(&self, handle: ObjectHandle) -> Result<Option<SealedPayload>, StorageFault> {
+        self.shared().store.payload(handle)
+    }
+
+    /// Up to `limit` (at most [`crate::limits::AUDIT_PAGE`]) audit entries from number `from` (from 1) on, each verified
+    /// against the chain.
+    ///
+    /// # Errors
+    /// A broken row or a broken chain is named and refused.
+    pub fn audit(&self, from: u64, limit: usize) -> Result<Vec<AuditEntry>, StorageFault> {
+        self.shared().store.audit(from, limit)
+    }
+
+    /// Time as the log tells it: what a command proposed now would be stamped with. Never goes back.
+    pub fn now(&self) -> Stamp {
+        self.shared().stamper.now()
+    }
+
+    /// How the node does.
+    pub fn status(&self) -> Status {
+        self.engine.status()
+    }
+
+    /// Stops taking commands, waits for those under way, writes what is in memory and closes the store. Blocks. Calling
+    /// it twice is harmless.
+    pub fn stop(&self) {
+        let runtime = self.runtime.lock().take();
+        if let Some(runtime) = runtime {
+            runtime.block_on(self.engine.stop());
+            runtime.shutdown_timeout(Duration::from_secs(5));
+        }
+    }
+
+    /// [`Node::stop`] on the runtime that the caller runs in: for simulation.
+    pub async fn stop_here(&self) {
+        self.engine.stop().await;
+    }
+
+    /// Answers a message that another member's `Network` carried here.
+    ///
+    /// # Errors
+    /// A message that is none, or a store that failed: drop the connection.
+    pub async fn answer(&self, message: &[u8]) -> Result<Vec<u8>, StorageFault> {
+        self.engine.answer(message).await
+    }
+
+    fn shared(&self) -> &Shared {
+        self.engine.shared()
+    }
+
+    fn on_own_threads(start: impl Future<Output = Result<Engine, OpenFault>>) -> Result<Self, OpenFault> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("replication")
+            .enable_time()
+            .build()
+            .map_err(|error| OpenFault::Engine(error.to_string()))?;
+        let engine = runtime.block_on(start)?;
+        Ok(Self::around(engine, Some(runtime)))
+    }
+
+    fn around(engine: Engine, runtime: Option<tokio::runtime::Runtime>) -> Self {
+        Self { engine: Arc::new(engine), runtime: parking_lot::Mutex::new(runtime) }
+    }
+}

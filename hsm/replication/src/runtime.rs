@@ -1,0 +1,20 @@
+//! Which async runtime openraft runs on: tokio, or under `cfg(hsm_sim)` tokio with everything that chance decides drawn
+//! from a seed.
+
+#[cfg(hsm_sim)]
+mod simulated;
+
+/// The runtime of the product.
+#[cfg(not(hsm_sim))]
+pub type Rt = openraft::TokioRuntime;
+
+#[cfg(hsm_sim)]
+pub use simulated::{NodeContext, SimRt as Rt};
+
+/// Runs something that waits for the disk. On the product's threads other tasks move to another thread meanwhile; on a
+/// simulation's single thread it runs where it is.
+pub(crate) fn wait_for_disk<T>(run: impl FnOnce() -> T) -> T {
+    let many_threads = tokio::runtime::Handle::try_current()
+        .is_ok_and(|handle| handle.runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread);
+    if many_threads { tokio::task::block_in_place(run) } else { run() }
+}

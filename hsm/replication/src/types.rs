@@ -1,0 +1,80 @@
+//! The words of openraft as this crate uses them, and what a log entry holds.
+
+use std::sync::Arc;
+
+use hsm_core::Stamp;
+use hsm_core::command::Versioned;
+use serde::{Deserialize, Serialize};
+
+use crate::runtime::Rt;
+use crate::store::snapshot::SnapshotData;
+
+/// A member's id: random, never used twice.
+pub(crate) type NodeId = u64;
+
+pub(crate) type Entry = openraft::Entry<Types>;
+pub(crate) type LogId = openraft::LogId<NodeId>;
+pub(crate) type Membership = openraft::StoredMembership<NodeId, Member>;
+pub(crate) type Raft = openraft::Raft<Types>;
+pub(crate) type RaftStorageError = openraft::StorageError<NodeId>;
+pub(crate) type Snapshot = openraft::Snapshot<Types>;
+pub(crate) type SnapshotMeta = openraft::SnapshotMeta<NodeId, Member>;
+pub(crate) type Vote = openraft::Vote<NodeId>;
+
+openraft::declare_raft_types!(
+    /// Ends openraft's generics: every other signature of this crate is concrete.
+    pub(crate) Types:
+        D = Batch,
+        R = (),
+        NodeId = NodeId,
+        Node = Member,
+        Entry = openraft::Entry<Types>,
+        SnapshotData = SnapshotData,
+        Responder = openraft::impls::OneshotResponder<Types>,
+        AsyncRuntime = Rt,
+);
+
+/// What the roster of Raft says of a member.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Member {
+    /// Where other members reach it; empty for a sole HSM.
+    pub(crate) address: String,
+}
+
+/// The commands of one log entry. Cheap to clone.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Batch {
+    /// Who proposed it: only there do callers wait.
+    pub(crate) proposer: NodeId,
+    /// Its number at that node since the node started, drawn at random at first.
+    pub(crate) number: u64,
+    /// The leader's time, which every command of the batch carries.
+    pub(crate) stamp: Stamp,
+    /// Each a [`Versioned`] command in postcard.
+    pub(crate) commands: Arc<[EncodedCommand]>,
+}
+
+/// A [`Versioned`] command in postcard: what the chain of hashes runs over.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct EncodedCommand(#[serde(with = "serde_bytes")] pub(crate) Vec<u8>);
+
+impl EncodedCommand {
+    pub(crate) fn new(command: &Versioned) -> Result<Self, postcard::Error> {
+        postcard::to_stdvec(command).map(Self)
+    }
+
+    pub(crate) fn decode(&self) -> Result<Versioned, postcard::Error> {
+        postcard::from_bytes(&self.0)
+    }
+}
+
+/// One postcard decoding of everything that this crate stores or sends.
+///
+/// # Errors
+/// Anything left over is an error too.
+pub(crate) fn decode<T: serde::de::DeserializeOwned>(octets: &[u8]) -> Result<T, postcard::Error> {
+    match postcard::take_from_bytes(octets)? {
+        (value, []) => Ok(value),
+        _ => Err(postcard::Error::DeserializeBadEncoding),
+    }
+}
