@@ -1,6 +1,7 @@
 //! Calls of administrators by name, for the command line: users, activation, trust anchors.
 
-use hsm_protocol::{ErrorCode, Role, wire};
+use hsm_protocol::wire::{reply, request};
+use hsm_protocol::{Role, wire};
 
 use crate::cluster::Cluster;
 use crate::error::CallError;
@@ -26,65 +27,127 @@ pub struct User {
 }
 
 /// Each of these is one message of `hsm-protocol`; the errors are those of [`Cluster::change`] and [`Cluster::call`].
-#[expect(clippy::missing_errors_doc, reason = "said once above for all")]
 impl Cluster {
     /// Makes a user. By an admin.
-    pub fn create_user(&self, _login: &Login, _name: &str, _role: Role, _password: &[u8]) -> Result<(), CallError> {
-        Err(CallError::refused(ErrorCode::NotSupported))
+    pub fn create_user(&self, login: &Login, name: &str, role: Role, password: &[u8]) -> Result<(), CallError> {
+        self.change_done(Some(login), &|| {
+            request::Body::CreateUser(wire::CreateUser {
+                name: name.to_owned(),
+                role: role as u32,
+                password: password.to_vec(),
+            })
+        })
     }
 
     /// Removes a user who owns no key and is not logged in. By an admin.
-    pub fn delete_user(&self, _login: &Login, _name: &str, _role: Role) -> Result<(), CallError> {
-        Err(CallError::refused(ErrorCode::NotSupported))
+    pub fn delete_user(&self, login: &Login, name: &str, role: Role) -> Result<(), CallError> {
+        self.change_done(Some(login), &|| {
+            request::Body::DeleteUser(wire::DeleteUser { name: name.to_owned(), role: role as u32 })
+        })
     }
 
     /// All users.
-    pub fn list_users(&self, _login: Option<&Login>) -> Result<Vec<User>, CallError> {
-        Err(CallError::refused(ErrorCode::NotSupported))
+    pub fn list_users(&self, login: Option<&Login>) -> Result<Vec<User>, CallError> {
+        match self.call(login, &|_| request::Body::ListUsers(wire::ListUsers {}))? {
+            reply::Body::ListUsers(reply) => Ok(reply.users.into_iter().map(User::from).collect()),
+            _ => Err(self.unfitting_answer()),
+        }
     }
 
     /// Changes a password: of the caller himself (`user` = `None`), or by an admin of another, who is then unlocked.
-    pub fn change_password(&self, _login: &Login, _user: Option<(&str, Role)>, _password: &[u8]) -> Result<(), CallError> {
-        Err(CallError::refused(ErrorCode::NotSupported))
+    pub fn change_password(&self, login: &Login, user: Option<(&str, Role)>, password: &[u8]) -> Result<(), CallError> {
+        let (name, role) = user.unwrap_or(("", login.role()));
+        self.change_done(Some(login), &|| {
+            request::Body::ChangePassword(wire::ChangePassword {
+                name: name.to_owned(),
+                role: role as u32,
+                password: password.to_vec(),
+            })
+        })
     }
 
     /// Disables a user, which ends all his logins, or enables him again. By an admin.
-    pub fn set_user_enabled(&self, _login: &Login, _name: &str, _role: Role, _enabled: bool) -> Result<(), CallError> {
-        Err(CallError::refused(ErrorCode::NotSupported))
+    pub fn set_user_enabled(&self, login: &Login, name: &str, role: Role, enabled: bool) -> Result<(), CallError> {
+        self.change_done(Some(login), &|| {
+            request::Body::SetUserEnabled(wire::SetUserEnabled { name: name.to_owned(), role: role as u32, enabled })
+        })
     }
 
     /// Ends all logins of a user, on every HSM. By an admin or the user himself.
-    pub fn log_out_everywhere(&self, _login: &Login, _name: &str, _role: Role) -> Result<(), CallError> {
-        Err(CallError::refused(ErrorCode::NotSupported))
+    pub fn log_out_everywhere(&self, login: &Login, name: &str, role: Role) -> Result<(), CallError> {
+        self.change_done(Some(login), &|| {
+            request::Body::LogoutEverywhere(wire::LogoutEverywhere { user: name.to_owned(), role: role as u32 })
+        })
     }
 
     /// Gives the first admin a password, and the cluster into service.
-    pub fn activate(&self, _activation_password: &[u8], _password: &[u8]) -> Result<(), CallError> {
-        Err(CallError::refused(ErrorCode::NotSupported))
+    pub fn activate(&self, activation_password: &[u8], password: &[u8]) -> Result<(), CallError> {
+        self.change_done(None, &|| {
+            request::Body::Activate(wire::Activate {
+                activation_password: activation_password.to_vec(),
+                password: password.to_vec(),
+            })
+        })
     }
 
     /// The members of the cluster and its figures.
     pub fn cluster_info(&self) -> Result<wire::ClusterInfoReply, CallError> {
-        Err(CallError::refused(ErrorCode::NotSupported))
+        match self.call(None, &|_| request::Body::ClusterInfo(wire::ClusterInfo {}))? {
+            reply::Body::ClusterInfo(reply) => Ok(reply),
+            _ => Err(self.unfitting_answer()),
+        }
     }
 
     /// Registers an anchor (PEM) that signs client certificates; answers its reference. By an admin.
-    pub fn register_trust_anchor(&self, _login: &Login, _certificate: &str) -> Result<u32, CallError> {
-        Err(CallError::refused(ErrorCode::NotSupported))
+    pub fn register_trust_anchor(&self, login: &Login, certificate: &str) -> Result<u32, CallError> {
+        let make =
+            |_| request::Body::RegisterTrustAnchor(wire::RegisterTrustAnchor { certificate: certificate.to_owned() });
+        match self.change(Some(login), &make)? {
+            reply::Body::TrustAnchor(reply) => Ok(reply.reference),
+            _ => Err(self.unfitting_answer()),
+        }
     }
 
     /// Removes an anchor. By an admin.
-    pub fn deregister_trust_anchor(&self, _login: &Login, _reference: u32) -> Result<(), CallError> {
-        Err(CallError::refused(ErrorCode::NotSupported))
+    pub fn deregister_trust_anchor(&self, login: &Login, reference: u32) -> Result<(), CallError> {
+        self.change_done(Some(login), &|| {
+            request::Body::DeregisterTrustAnchor(wire::DeregisterTrustAnchor { reference })
+        })
     }
 
     /// The registered anchors, and whether clients must present a certificate.
-    pub fn list_trust_anchors(&self, _login: Option<&Login>) -> Result<wire::ListTrustAnchorsReply, CallError> {
-        Err(CallError::refused(ErrorCode::NotSupported))
+    pub fn list_trust_anchors(&self, login: Option<&Login>) -> Result<wire::ListTrustAnchorsReply, CallError> {
+        match self.call(login, &|_| request::Body::ListTrustAnchors(wire::ListTrustAnchors {}))? {
+            reply::Body::ListTrustAnchors(reply) => Ok(reply),
+            _ => Err(self.unfitting_answer()),
+        }
     }
 
     /// Says whether clients must present a certificate. By an admin.
-    pub fn set_client_certificates(&self, _login: &Login, _required: bool) -> Result<(), CallError> {
-        Err(CallError::refused(ErrorCode::NotSupported))
+    pub fn set_client_certificates(&self, login: &Login, required: bool) -> Result<(), CallError> {
+        self.change_done(Some(login), &|| {
+            request::Body::SetClientCertificates(wire::SetClientCertificates { required })
+        })
+    }
+
+    fn change_done(&self, login: Option<&Login>, make: &dyn Fn() -> request::Body) -> Result<(), CallError> {
+        match self.change(login, &|_| make())? {
+            reply::Body::Done(_) => Ok(()),
+            _ => Err(self.unfitting_answer()),
+        }
+    }
+}
+
+impl From<wire::User> for User {
+    fn from(user: wire::User) -> Self {
+        Self {
+            name: user.name,
+            role: Role::from_number(user.role),
+            locked: user.locked,
+            enabled: user.enabled,
+            created_at: user.created_at,
+            keys: user.keys,
+            sessions: user.sessions,
+        }
     }
 }

@@ -133,7 +133,10 @@ pub enum LogLevel {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigurationError {
     /// There is none.
-    #[error("no client.toml found: looked at {}; write one there, or set {ENVIRONMENT_VARIABLE} to its path", Paths(places))]
+    #[error(
+        "no client.toml found: looked at {}; write one there, or set {ENVIRONMENT_VARIABLE} to its path",
+        Paths(places)
+    )]
     NotFound {
         /// Where it was looked for.
         places: Vec<PathBuf>,
@@ -191,7 +194,7 @@ impl Configuration {
     /// # Errors
     /// [`ConfigurationError`]. When the variable is set, only its file counts.
     pub fn load() -> Result<Self, ConfigurationError> {
-        let places = search_path();
+        let places = Self::search_path();
         for place in &places {
             match std::fs::read_to_string(place) {
                 Ok(text) => return Self::parse(place, &text),
@@ -200,6 +203,21 @@ impl Configuration {
             }
         }
         Err(ConfigurationError::NotFound { places })
+    }
+
+    /// The places that [`Self::load`] looks at, in order.
+    pub fn search_path() -> Vec<PathBuf> {
+        let elevated = crate::system::privileges_were_raised();
+        let variable = |name| if elevated { None } else { std::env::var_os(name).filter(|value| !value.is_empty()) };
+        if let Some(file) = variable(ENVIRONMENT_VARIABLE) {
+            return vec![PathBuf::from(file)];
+        }
+        let folder = variable("XDG_CONFIG_HOME")
+            .map(PathBuf::from)
+            .filter(|folder| folder.is_absolute())
+            .or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".config")));
+        let user_file = folder.map(|folder| folder.join(USER_FILE));
+        user_file.into_iter().chain([PathBuf::from(SYSTEM_FILE)]).collect()
     }
 
     /// Reads this file.
@@ -244,21 +262,6 @@ impl Configuration {
         let log = LogConfiguration { level: written.log.level, file: written.log.file.map(|path| folder.join(path)) };
         Ok(Self { file, clusters, log })
     }
-}
-
-/// The places that [`Configuration::load`] looks at, in order.
-pub fn search_path() -> Vec<PathBuf> {
-    let elevated = crate::system::privileges_were_raised();
-    let variable = |name| if elevated { None } else { std::env::var_os(name).filter(|value| !value.is_empty()) };
-    if let Some(file) = variable(ENVIRONMENT_VARIABLE) {
-        return vec![PathBuf::from(file)];
-    }
-    let folder = variable("XDG_CONFIG_HOME")
-        .map(PathBuf::from)
-        .filter(|folder| folder.is_absolute())
-        .or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".config")));
-    let user_file = folder.map(|folder| folder.join(USER_FILE));
-    user_file.into_iter().chain([PathBuf::from(SYSTEM_FILE)]).collect()
 }
 
 pub(crate) fn unreadable(file: &Path, error: &std::io::Error) -> ConfigurationError {

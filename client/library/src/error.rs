@@ -23,7 +23,10 @@ pub enum CallError {
         subject: u64,
     },
     /// No HSM could be reached within the call's deadline. The call was not done.
-    #[error("no HSM of cluster \"{cluster}\" can be reached: {}; see that one runs and that the addresses in client.toml are right", Attempts(attempts))]
+    #[error(
+        "no HSM of cluster \"{cluster}\" can be reached: {}; see that one runs and that the addresses in client.toml are right",
+        Attempts(attempts)
+    )]
     Unreachable {
         /// Label of the cluster.
         cluster: String,
@@ -31,7 +34,9 @@ pub enum CallError {
         attempts: Vec<Attempt>,
     },
     /// The connection was lost after the call had been sent, and it is not one that may be repeated.
-    #[error("the connection to cluster \"{cluster}\" was lost ({reason}) and the call may or may not have been done; look before you repeat it")]
+    #[error(
+        "the connection to cluster \"{cluster}\" was lost ({reason}) and the call may or may not have been done; look before you repeat it"
+    )]
     OutcomeUnknown {
         /// Label of the cluster.
         cluster: String,
@@ -39,7 +44,9 @@ pub enum CallError {
         reason: String,
     },
     /// No answer within the call's deadline. A call that changes state may have been done all the same.
-    #[error("cluster \"{cluster}\" gave no answer within {waited:.1?}; the call may have been done all the same; see whether the HSM is overloaded or cut off")]
+    #[error(
+        "cluster \"{cluster}\" gave no answer within {waited:.1?}; the call may have been done all the same; see whether the HSM is overloaded or cut off"
+    )]
     TimedOut {
         /// Label of the cluster.
         cluster: String,
@@ -69,7 +76,9 @@ pub enum CallError {
     #[error("this process was forked from the one that opened the cluster; open it anew here (PKCS#11: C_Initialize)")]
     Forked,
     /// The connection of a multi-part operation was lost after more input than is kept for a replay.
-    #[error("the HSM that held this multi-part operation was lost after {input} bytes of input, more than can be replayed; begin the operation again")]
+    #[error(
+        "the HSM that held this multi-part operation was lost after {input} bytes of input, more than can be replayed; begin the operation again"
+    )]
     StreamLost {
         /// Bytes of input so far.
         input: u64,
@@ -122,13 +131,17 @@ pub enum CertificateFault {
         anchor: PathBuf,
     },
     /// The certificate's time is over.
-    #[error("the HSM's certificate expired at {until}; sign and install a new one, and see that this machine's clock is right")]
+    #[error(
+        "the HSM's certificate expired at {until}; sign and install a new one, and see that this machine's clock is right"
+    )]
     Expired {
         /// End of its time.
         until: String,
     },
     /// The certificate's time has not begun.
-    #[error("the HSM's certificate is valid only from {from}; see that the clocks of this machine and of the signing one are right")]
+    #[error(
+        "the HSM's certificate is valid only from {from}; see that the clocks of this machine and of the signing one are right"
+    )]
     NotYetValid {
         /// Beginning of its time.
         from: String,
@@ -146,7 +159,9 @@ pub enum CertificateFault {
     #[error("the HSM requires a client certificate; set `client-certificate` and `client-key` in client.toml")]
     ClientCertificateMissing,
     /// The HSM does not accept ours.
-    #[error("the HSM refused this client's certificate ({reason}); see that a trust anchor that signed it is registered with the cluster")]
+    #[error(
+        "the HSM refused this client's certificate ({reason}); see that a trust anchor that signed it is registered with the cluster"
+    )]
     ClientCertificateRefused {
         /// The alert that it sent.
         reason: String,

@@ -27,7 +27,9 @@ mod wipe;
 
 pub use administration::User;
 pub use cluster::{Cluster, With};
-pub use configuration::{ClusterConfiguration, Configuration, ConfigurationError, LogConfiguration, LogLevel, Profile};
+pub use configuration::{
+    ClusterConfiguration, Configuration, ConfigurationError, ENVIRONMENT_VARIABLE, LogConfiguration, LogLevel, Profile,
+};
 pub use counters::Counters;
 pub use error::{Attempt, CallError, CertificateFault, PeerFault};
 pub use login::Login;

@@ -1,8 +1,18 @@
 //! A login: what proves on any connection, to any HSM, that its user's password was right.
+//!
+//! The library makes a key pair for each login; the HSMs give a token for its public half. On each connection the
+//! private half signs a statement that names the connection, so that a stolen token is of no use. A login also numbers
+//! its changes, so that a repeated one is done once.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use hsm_protocol::Role;
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use hsm_protocol::session::{BINDING_BYTES, attach_statement};
+use hsm_protocol::{Role, wire};
+
+use crate::fork::ForkGuard;
 
 /// A login session. Clones are the same session. It is not ended by dropping it: see [`crate::Cluster::log_out`].
 ///
@@ -13,9 +23,23 @@ pub struct Login {
 }
 
 struct LoginInner {
+    number: u64,
     name: String,
     role: Role,
+    key: Ed25519KeyPair,
+    token: Vec<u8>,
+    session: Vec<u8>,
+    sequences: Mutex<Sequences>,
+    guard: Arc<ForkGuard>,
 }
+
+struct Sequences {
+    next: u64,
+    unanswered: BTreeSet<u64>,
+}
+
+/// Tells logins of one process apart.
+static NUMBERS: AtomicU64 = AtomicU64::new(1);
 
 impl Login {
     /// The user's name in lower case.
@@ -27,4 +51,89 @@ impl Login {
     pub fn role(&self) -> Role {
         self.inner.role
     }
+
+    /// Name of the session in the cluster's state and audit log; no secret.
+    pub fn session(&self) -> &[u8] {
+        &self.inner.session
+    }
+
+    pub(crate) fn new(
+        name: String,
+        role: Role,
+        key: Ed25519KeyPair,
+        reply: wire::LoginReply,
+        guard: Arc<ForkGuard>,
+    ) -> Self {
+        let inner = LoginInner {
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
+            name,
+            role,
+            key,
+            token: reply.token,
+            session: reply.session,
+            sequences: Mutex::new(Sequences { next: 1, unanswered: BTreeSet::new() }),
+            guard,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.inner.number
+    }
+
+    /// The message that attaches this login to the connection with that binding.
+    pub(crate) fn attach(&self, binding: &[u8; BINDING_BYTES]) -> wire::Attach {
+        let statement = attach_statement(binding, &self.inner.token);
+        wire::Attach { token: self.inner.token.clone(), proof: self.inner.key.sign(&statement).as_ref().to_vec() }
+    }
+
+    /// A number for a change, unanswered until the value is dropped.
+    pub(crate) fn new_sequence(&self) -> Sequence<'_> {
+        let mut sequences = self.inner.sequences.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = sequences.next;
+        sequences.next += 1;
+        sequences.unanswered.insert(number);
+        Sequence { login: self, number }
+    }
+}
+
+impl Drop for Login {
+    fn drop(&mut self) {
+        if self.inner.guard.is_child() {
+            // Another thread of the parent may have been in the midst of it: leaked, not freed.
+            std::mem::forget(Arc::clone(&self.inner));
+        }
+    }
+}
+
+/// The number of one change.
+pub(crate) struct Sequence<'a> {
+    login: &'a Login,
+    number: u64,
+}
+
+impl Sequence<'_> {
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Every number below this one is answered, or given up.
+    pub(crate) fn lowest_unanswered(&self) -> u64 {
+        let sequences = self.login.inner.sequences.lock().unwrap_or_else(PoisonError::into_inner);
+        sequences.unanswered.first().copied().unwrap_or(sequences.next)
+    }
+}
+
+impl Drop for Sequence<'_> {
+    /// Answered, or never to be asked again: either way the cluster may forget its result.
+    fn drop(&mut self) {
+        self.login.inner.sequences.lock().unwrap_or_else(PoisonError::into_inner).unanswered.remove(&self.number);
+    }
+}
+
+/// A new key pair for a login, and its public half.
+pub(crate) fn new_session_key() -> Option<(Ed25519KeyPair, Vec<u8>)> {
+    let key = Ed25519KeyPair::generate().ok()?;
+    let public = key.public_key().as_ref().to_vec();
+    Some((key, public))
 }

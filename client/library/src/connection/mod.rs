@@ -1,1 +1,221 @@
-//! In work.
+//! One connection to one HSM: opening it, the exchange of messages, and the logins that are attached to it.
+//!
+//! The parts: [`socket`] and [`handshake`] open it, [`channel`] encrypts, [`multiplex`] shares it between threads by the
+//! books of [`ledger`], [`attach`] proves logins on it. Nothing here repeats a call or chooses an HSM: that is the
+//! business of [`crate::pool`] and [`crate::cluster`].
+
+mod attach;
+mod channel;
+mod handshake;
+mod ledger;
+mod lost;
+mod multiplex;
+mod socket;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Instant;
+
+use hsm_protocol::session::BINDING_BYTES;
+use hsm_protocol::wire::{reply, request};
+use hsm_protocol::{convert, frame, wire};
+use rustls::ClientConfig;
+
+use self::attach::Attachments;
+use self::channel::Channel;
+pub(crate) use self::lost::Lost;
+use self::multiplex::Multiplexer;
+pub(crate) use self::multiplex::NoAnswer;
+use self::socket::Socket;
+use crate::address::Address;
+use crate::counters::{LiveCounters, add};
+use crate::error::PeerFault;
+use crate::fork::ForkGuard;
+use crate::login::Login;
+use crate::wipe::wipe_secrets;
+
+/// What this library calls itself in `Hello`.
+const CLIENT: &str = concat!("kagimori-client/", env!("CARGO_PKG_VERSION"));
+
+/// A connection that has said hello.
+pub(crate) struct Connection {
+    address: String,
+    multiplexer: Multiplexer,
+    hello: Arc<wire::HelloReply>,
+    binding: [u8; BINDING_BYTES],
+    attachments: Attachments,
+    streams: AtomicU64,
+    calls: AtomicU32,
+}
+
+/// Why an exchange did not end with a message of its own kind.
+pub(crate) enum Stumble {
+    /// No answer came.
+    NoAnswer(NoAnswer),
+    /// The HSM answered with a failure.
+    Failure(wire::Failure),
+    /// The request does not fit in a frame.
+    TooLarge,
+    /// A replayed operation gave other output than the first time.
+    ReplayDiffers,
+}
+
+/// What opening a connection needs besides the address.
+pub(crate) struct Opening<'a> {
+    pub(crate) tls: Option<&'a Arc<ClientConfig>>,
+    pub(crate) guard: &'a Arc<ForkGuard>,
+    pub(crate) counters: &'a Arc<LiveCounters>,
+    pub(crate) deadline: Instant,
+}
+
+impl Connection {
+    /// Connects, shakes hands and says hello.
+    pub(crate) fn open(address: &Address, opening: &Opening<'_>) -> Result<Self, Lost> {
+        let deadline = opening.deadline;
+        let socket = Socket::connect(address, deadline.saturating_duration_since(Instant::now()))?;
+        let (channel, binding) = match (address, opening.tls) {
+            (Address::Unix(_), _) => (Channel::Plain, None),
+            (Address::Tcp { .. }, Some(tls)) => {
+                let (tls, binding) = handshake::shake_hands(&socket, tls, deadline)?;
+                (Channel::Tls(Box::new(tls)), Some(binding))
+            }
+            (Address::Tcp { .. }, None) => return Err(Lost::Io("no TLS configuration".to_owned())),
+        };
+        Self::over(address.to_string(), socket, channel, binding, opening)
+    }
+
+    /// Says hello on a socket that is ready for frames. `binding` = `None`: the HSM gives a nonce for it.
+    fn over(
+        address: String,
+        socket: Socket,
+        channel: Channel,
+        binding: Option<[u8; BINDING_BYTES]>,
+        opening: &Opening<'_>,
+    ) -> Result<Self, Lost> {
+        let registration = opening.guard.register(&socket);
+        let multiplexer = Multiplexer::new(socket, registration, channel, Arc::clone(opening.counters));
+        let hello = request::Body::Hello(wire::Hello { client: CLIENT.to_owned() });
+        let request = wire::Request { body: Some(hello), ..Default::default() };
+        let answer = match send(&multiplexer, request, opening.deadline) {
+            Ok(answer) => answer,
+            Err(Stumble::NoAnswer(NoAnswer::Lost { reason, .. })) => return Err((*reason).clone()),
+            Err(_) => return Err(Lost::Io("no answer in time to the first message".to_owned())),
+        };
+        let hello = match answer.body {
+            Some(reply::Body::Hello(hello)) => hello,
+            Some(reply::Body::Failure(failure)) => return Err(refused_hello(&failure)),
+            _ => return Err(PeerFault::Answer.into()),
+        };
+        let binding = match binding {
+            Some(binding) => binding,
+            None => hello.nonce.as_slice().try_into().map_err(|_| PeerFault::Answer)?,
+        };
+        multiplexer.set_limit(usize::try_from(hello.requests_in_flight).unwrap_or(usize::MAX));
+        add(&opening.counters.connections, 1);
+        Ok(Self {
+            address,
+            multiplexer,
+            hello: Arc::new(hello),
+            binding,
+            attachments: Attachments::default(),
+            streams: AtomicU64::new(1),
+            calls: AtomicU32::new(0),
+        })
+    }
+
+    /// Where it leads.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// What the HSM said first.
+    pub(crate) fn hello(&self) -> &Arc<wire::HelloReply> {
+        &self.hello
+    }
+
+    /// Whether it was still good when last looked at.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.multiplexer.is_alive()
+    }
+
+    /// Calls that use it now.
+    pub(crate) fn calls(&self) -> &AtomicU32 {
+        &self.calls
+    }
+
+    /// A number for a multi-part operation, new on this connection.
+    pub(crate) fn new_stream(&self) -> u64 {
+        self.streams.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Sends a request and gives its answer; a failure comes back as [`Stumble::Failure`], with the index noted by
+    /// `note`.
+    pub(crate) fn exchange(
+        &self,
+        request: wire::Request,
+        deadline: Instant,
+        note: &dyn Fn(u64),
+    ) -> Result<reply::Body, Stumble> {
+        let answer = send(&self.multiplexer, request, deadline)?;
+        note(answer.index);
+        match answer.body {
+            Some(reply::Body::Failure(failure)) => Err(Stumble::Failure(failure)),
+            Some(body) => Ok(body),
+            None => Err(self.broken_answer()),
+        }
+    }
+
+    /// The index of a login on this connection; attaches it when it is not.
+    pub(crate) fn session(
+        &self,
+        login: &Login,
+        min_index: u64,
+        deadline: Instant,
+        note: &dyn Fn(u64),
+    ) -> Result<u32, Stumble> {
+        self.attachments.session(login.number(), deadline, || {
+            let attach = request::Body::Attach(login.attach(&self.binding));
+            let request = wire::Request { body: Some(attach), min_index, ..Default::default() };
+            match self.exchange(request, deadline, note)? {
+                reply::Body::Attach(reply) if reply.session != 0 => Ok(reply),
+                _ => Err(self.broken_answer()),
+            }
+        })
+    }
+
+    /// Forgets the index of a login, so that the next call attaches it anew.
+    pub(crate) fn detach(&self, login: &Login) {
+        self.attachments.forget(login.number());
+    }
+
+    /// The HSM answered something that does not fit: nothing more that it says can be trusted.
+    pub(crate) fn broken_answer(&self) -> Stumble {
+        self.multiplexer.fail(PeerFault::Answer.into());
+        let reason = Arc::new(Lost::Peer(PeerFault::Answer));
+        Stumble::NoAnswer(NoAnswer::Lost { reason, sent: true })
+    }
+}
+
+fn refused_hello(failure: &wire::Failure) -> Lost {
+    match hsm_protocol::ErrorCode::from_number(failure.code) {
+        Some(code) => Lost::Io(code.to_string()),
+        None => Lost::Peer(PeerFault::Code(failure.code)),
+    }
+}
+
+fn send(multiplexer: &Multiplexer, mut request: wire::Request, deadline: Instant) -> Result<wire::Reply, Stumble> {
+    let mut bytes = Vec::new();
+    let method = request.body.as_ref().map_or(0, convert::method);
+    let encoded = frame::append(&mut bytes, frame::Header { method, request_id: 0 }, &request);
+    let secret = request.body.as_mut().is_some_and(wipe_secrets);
+    drop(request);
+    encoded.map_err(|_| Stumble::TooLarge)?;
+    let answer = multiplexer.exchange(bytes, secret, deadline).map_err(Stumble::NoAnswer)?;
+    <wire::Reply as prost::Message>::decode(answer.as_slice()).map_err(|_| {
+        multiplexer.fail(PeerFault::Answer.into());
+        let reason = Arc::new(Lost::Peer(PeerFault::Answer));
+        Stumble::NoAnswer(NoAnswer::Lost { reason, sent: true })
+    })
+}
