@@ -148,8 +148,7 @@ impl Engine {
 
     async fn start(settings: Settings, key: StorageKey, new_node: Option<NodeId>) -> Result<Self, OpenFault> {
         let faults = Arc::new(Faults::new(settings.on_fault.clone()));
-        let opened =
-            wait_for_disk(|| opening::open(&settings.disk, &key, settings.cache_bytes, &faults, new_node))?;
+        let opened = wait_for_disk(|| opening::open(&settings.disk, &key, settings.cache_bytes, &faults, new_node))?;
         let Opened { store, node, hsm, progress, log, vote, stamped } = opened;
         let stamper = Arc::new(Stamper::new(settings.clock.clone(), stamped));
         let first_number = settings.randomness.number();
@@ -168,7 +167,8 @@ impl Engine {
             progress,
         };
         let peers = Peers { network: settings.network.clone() };
-        let raft = Raft::new(node, configuration()?, peers, log, machine).await.map_err(|fatal| engine_fault(&fatal))?;
+        let raft =
+            Raft::new(node, configuration()?, peers, log, machine).await.map_err(|fatal| engine_fault(&fatal))?;
         let shared = Shared { state, store, applied, proposals, stamper };
         let engine = Self { shared, node, raft, faults, receiver: Receiver::new(), tasks: Mutex::default() };
         engine.spawn_tasks();
@@ -226,9 +226,8 @@ impl Engine {
                 metrics.running_state.as_ref().map_err(engine_fault)?;
                 let applied = metrics.last_applied.map(|log_id| (log_id.leader_id.term, log_id.index));
                 // The blank entry of this term is applied, and with it everything that was in the log before.
-                let caught_up = applied.is_some_and(|(term, index)| {
-                    term == metrics.current_term && Some(index) == metrics.last_log_index
-                });
+                let caught_up = applied
+                    .is_some_and(|(term, index)| term == metrics.current_term && Some(index) == metrics.last_log_index);
                 if metrics.state == ServerState::Leader && caught_up {
                     return Ok(());
                 }

@@ -31,5 +31,5 @@ mod types;
 
 pub use fault::{Fault, OpenFault, StorageFault};
 pub use node::{AuditEntry, Node, Reading, Status};
-pub use outcome::{EffectSink, Outcome};
+pub use outcome::{Done, EffectSink, NoEffects, Outcome};
 pub use settings::Settings;

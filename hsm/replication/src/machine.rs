@@ -27,7 +27,7 @@ use crate::store::pending::Changes;
 use crate::store::rows::{Progress, state_key};
 use crate::store::snapshot::{SnapshotData, meta_of};
 use crate::store::{Store, panic_text};
-use crate::types::{Batch, Entry, EncodedCommand, LogId, Membership, RaftStorageError, Snapshot, SnapshotMeta, Types};
+use crate::types::{Batch, EncodedCommand, Entry, LogId, Membership, RaftStorageError, Snapshot, SnapshotMeta, Types};
 
 /// The state machine of one node, as openraft drives it.
 pub(crate) struct Machine {
@@ -78,7 +78,9 @@ impl Machine {
         let log_id = entry.log_id;
         match entry.payload {
             EntryPayload::Blank => self.advance(log_id, None),
-            EntryPayload::Membership(membership) => self.advance(log_id, Some(Membership::new(Some(log_id), membership))),
+            EntryPayload::Membership(membership) => {
+                self.advance(log_id, Some(Membership::new(Some(log_id), membership)))
+            }
             EntryPayload::Normal(batch) => self.apply_batch(log_id, &batch)?,
         }
         Ok(())
@@ -116,7 +118,8 @@ impl Machine {
         encoded: &EncodedCommand,
         changes: &mut Changes,
     ) -> Result<(Index, Result<Response, Refusal>), Fault> {
-        let decoded = encoded.decode().map_err(|error| Fault::Invariant(format!("a command does not decode: {error}")))?;
+        let decoded =
+            encoded.decode().map_err(|error| Fault::Invariant(format!("a command does not decode: {error}")))?;
         let Versioned::V1(command) = decoded;
         let command = Command { stamp: batch.stamp, ..command };
         let index = Index(self.progress.index.0 + 1);
@@ -149,7 +152,8 @@ impl Machine {
     }
 
     fn install(&mut self, progress: Progress) -> Result<(), StorageFault> {
-        let hsm = wait_for_disk(|| self.store.install(&progress)).map_err(|fault| StorageFault::Damaged(fault.to_string()))?;
+        let hsm = wait_for_disk(|| self.store.install(&progress))
+            .map_err(|fault| StorageFault::Damaged(fault.to_string()))?;
         *self.state.write() = hsm;
         self.progress = progress;
         self.applied.set(&self.progress);
@@ -205,7 +209,9 @@ impl RaftStateMachine<Types> for Machine {
         meta: &SnapshotMeta,
         snapshot: Box<SnapshotData>,
     ) -> Result<(), RaftStorageError> {
-        let refused = |detail: &str| StorageIOError::write_snapshot(Some(meta.signature()), &std::io::Error::other(detail.to_owned()));
+        let refused = |detail: &str| {
+            StorageIOError::write_snapshot(Some(meta.signature()), &std::io::Error::other(detail.to_owned()))
+        };
         let progress = snapshot.into_received().ok_or_else(|| refused("it was not received here"))?;
         self.install(progress).map_err(|fault| refused(&fault.to_string()).into())
     }

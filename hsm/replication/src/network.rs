@@ -10,9 +10,7 @@ use std::time::Duration;
 
 use openraft::error::{Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
-use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
-};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
 use openraft::{AsyncRuntime, OptionalSend};
 use serde::{Deserialize, Serialize};
 
@@ -60,7 +58,11 @@ pub(crate) enum Ask {
     Append(AppendEntriesRequest<Types>),
     Vote(VoteRequest<NodeId>),
     /// Part of a snapshot; the last one installs it.
-    Chunk { vote: Vote, meta: SnapshotMeta, chunk: Chunk },
+    Chunk {
+        vote: Vote,
+        meta: SnapshotMeta,
+        chunk: Chunk,
+    },
 }
 
 /// What it answers.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use hsm_core::command::{Origin, Versioned};
 use hsm_core::{Action, Command, Stamp};
 use hsm_protocol::ErrorCode;
-use openraft::{AsyncRuntime, EntryPayload, Instant as _};
+use openraft::{AsyncRuntime, EntryPayload};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 

@@ -128,11 +128,7 @@ mod tests {
         fn read(&self) -> ClockReading {
             let mut boot = [0; 16];
             boot[..8].copy_from_slice(&self.boot.load(Ordering::SeqCst).to_le_bytes());
-            ClockReading {
-                wall: self.wall.load(Ordering::SeqCst),
-                steady: self.steady.load(Ordering::SeqCst),
-                boot,
-            }
+            ClockReading { wall: self.wall.load(Ordering::SeqCst), steady: self.steady.load(Ordering::SeqCst), boot }
         }
     }
 

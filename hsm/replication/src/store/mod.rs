@@ -159,8 +159,14 @@ impl Store {
             for row in table.range(from..)?.take(limit) {
                 let (number, sealed) = row?;
                 let entry = self.audit_entry(number.value(), sealed.value())?;
-                if entry.number != from + entries.len() as u64 || hsm_core::audit::link(&before, &entry.record) != entry.link {
-                    return Err(StorageFault::broken("audit", &entry.number.to_be_bytes(), "the chain of records is cut"));
+                if entry.number != from + entries.len() as u64
+                    || hsm_core::audit::link(&before, &entry.record) != entry.link
+                {
+                    return Err(StorageFault::broken(
+                        "audit",
+                        &entry.number.to_be_bytes(),
+                        "the chain of records is cut",
+                    ));
                 }
                 before = entry.link;
                 entries.push(entry);
@@ -200,8 +206,11 @@ impl Store {
         let mut transaction = database.begin_write()?;
         transaction.set_durability(if work.durable { Durability::Immediate } else { Durability::None })?;
         self.write_log(&transaction, work)?;
-        let mut next =
-            Writer { commit: writer.commit + u64::from(work.durable), sum: writer.sum, progress: writer.progress.clone() };
+        let mut next = Writer {
+            commit: writer.commit + u64::from(work.durable),
+            sum: writer.sum,
+            progress: writer.progress.clone(),
+        };
         self.write_changes(&transaction, changes, &mut next.sum)?;
         let mut table = transaction.open_table(META)?;
         if let Some(progress) = &changes.progress {
@@ -335,12 +344,7 @@ impl Store {
         self.key.open_row(table, key, sealed).map_err(|broken| StorageFault::broken(table, key, broken))
     }
 
-    fn open_as<T: DeserializeOwned>(
-        &self,
-        table: &'static str,
-        key: &[u8],
-        sealed: &[u8],
-    ) -> Result<T, StorageFault> {
+    fn open_as<T: DeserializeOwned>(&self, table: &'static str, key: &[u8], sealed: &[u8]) -> Result<T, StorageFault> {
         let value = self.unseal(table, key, sealed)?;
         decode(&value).map_err(|error| StorageFault::broken(table, key, error))
     }

@@ -8,8 +8,8 @@ use hsm_core::Hsm;
 use hsm_core::change::Row;
 use hsm_crypto::{RowSum, StorageKey};
 use parking_lot::{Mutex, RwLock};
-use serde::{Deserialize, Serialize};
 use redb::{Builder, Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata};
+use serde::{Deserialize, Serialize};
 
 use crate::disk::{Backend, Disk};
 use crate::fault::{Faults, OpenFault, StorageFault};
@@ -184,7 +184,7 @@ impl Store {
 
     /// The state machine's rows: those in memory are opened and loaded, the others only counted in the sum; each of them
     /// is opened when it is needed.
-    fn load_state(&self, transaction: &ReadTransaction, sum: &mut RowSum) -> Result<Hsm, OpenFault> {
+    pub(super) fn load_state(&self, transaction: &ReadTransaction, sum: &mut RowSum) -> Result<Hsm, OpenFault> {
         let table = transaction.open_table(STATE).map_err(StorageFault::from)?;
         let mut range = table.range::<&[u8]>(..).map_err(StorageFault::from)?;
         let mut fault = None;
@@ -192,7 +192,11 @@ impl Store {
             loop {
                 let row = range.next()?.map_err(StorageFault::from).and_then(|(key, sealed)| {
                     sum.add(&self.key.row_tag("state", key.value(), sealed.value())?);
-                    if key.value() >= FIRST_PAYLOAD { Ok(None) } else { self.state_row(key.value(), sealed.value()).map(Some) }
+                    if key.value() >= FIRST_PAYLOAD {
+                        Ok(None)
+                    } else {
+                        self.state_row(key.value(), sealed.value()).map(Some)
+                    }
                 });
                 match row {
                     Ok(Some(row)) => return Some(row),
@@ -234,7 +238,8 @@ impl Store {
             }
             sum.add(&self.key.row_tag("audit", &key, sealed.value())?);
         }
-        let last = table.last()?.map(|(number, sealed)| self.audit_entry(number.value(), sealed.value())).transpose()?;
+        let last =
+            table.last()?.map(|(number, sealed)| self.audit_entry(number.value(), sealed.value())).transpose()?;
         let link = last.map_or(hsm_core::audit::FIRST_LINK, |last| last.link);
         if expected == progress.audit_count && link == *progress.audit_link {
             Ok(())
@@ -257,7 +262,9 @@ impl Store {
             last = Some(entry.log_id);
             expected += 1;
         }
-        if last == log.last.max(log.purged) && table.len()? == expected - log.purged.map_or(0, |purged| purged.index + 1) {
+        if last == log.last.max(log.purged)
+            && table.len()? == expected - log.purged.map_or(0, |purged| purged.index + 1)
+        {
             Ok(())
         } else {
             Err(StorageFault::broken("log", &expected.to_be_bytes(), "the log does not end where it should"))

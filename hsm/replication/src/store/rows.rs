@@ -77,7 +77,9 @@ const USER: u8 = 2;
 const ATTEMPT: u8 = 3;
 const SESSION: u8 = 4;
 const OBJECT: u8 = 5;
-const PAYLOAD: u8 = 6;
+const COUNTERS: u8 = 6;
+/// Far above the others, so that new kinds of rows that are kept in memory find room before it.
+const PAYLOAD: u8 = 0xf0;
 
 /// Where the payloads begin in [`STATE`]: everything before is kept in memory too.
 pub(crate) const FIRST_PAYLOAD: &[u8] = &[PAYLOAD];
@@ -87,6 +89,7 @@ pub(crate) fn state_key(row: &Row) -> Vec<u8> {
     let with = |kind: u8, name: &[u8]| [&[kind], name].concat();
     match row {
         Row::Cluster => vec![CLUSTER],
+        Row::Counters => vec![COUNTERS],
         Row::User(user) => with(USER, &user.0.to_be_bytes()),
         Row::Attempt(name) => with(ATTEMPT, name),
         Row::Session(session) => with(SESSION, &session.0),
@@ -101,6 +104,7 @@ pub(crate) fn state_row(key: &[u8]) -> Option<Row> {
     let number = || name.try_into().ok().map(u64::from_be_bytes);
     match kind {
         CLUSTER if name.is_empty() => Some(Row::Cluster),
+        COUNTERS if name.is_empty() => Some(Row::Counters),
         USER => Some(Row::User(UserId(number()?))),
         ATTEMPT => Some(Row::Attempt(name.to_vec())),
         SESSION => Some(Row::Session(SessionId(name.try_into().ok()?))),
@@ -123,6 +127,7 @@ mod tests {
     fn every_row_is_found_under_its_key_and_payloads_sort_last() {
         let rows = [
             Row::Cluster,
+            Row::Counters,
             Row::User(UserId(7)),
             Row::Attempt(b"mallory".to_vec()),
             Row::Attempt(Vec::new()),

@@ -1,0 +1,44 @@
+//! A clock that follows tokio's paused time, and jumps when it is told to.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use hsm_replication::clock::{Clock, ClockReading};
+
+/// 2026-11-22 00:00:00 UTC in milliseconds: where simulated time begins.
+pub const START: u64 = 1_795_305_600_000;
+
+/// The clocks of one machine.
+pub struct SimClock {
+    zero: tokio::time::Instant,
+    wall_offset: AtomicI64,
+    boot: AtomicU64,
+}
+
+impl SimClock {
+    /// Clocks that are right. Must be made inside the runtime.
+    #[expect(clippy::new_without_default, reason = "it reads the runtime's clock")]
+    pub fn new() -> Self {
+        let zero = tokio::time::Instant::now();
+        Self { zero, wall_offset: AtomicI64::new(0), boot: AtomicU64::new(1) }
+    }
+
+    /// The time of day jumps by this many milliseconds.
+    pub fn jump(&self, milliseconds: i64) {
+        self.wall_offset.fetch_add(milliseconds, Ordering::SeqCst);
+    }
+
+    /// The machine was booted again.
+    pub fn reboot(&self) {
+        self.boot.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Clock for SimClock {
+    fn read(&self) -> ClockReading {
+        let elapsed = u64::try_from(self.zero.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let wall = (START + elapsed).saturating_add_signed(self.wall_offset.load(Ordering::SeqCst));
+        let mut boot = [0; 16];
+        boot[..8].copy_from_slice(&self.boot.load(Ordering::SeqCst).to_le_bytes());
+        ClockReading { wall, steady: 1_000 + elapsed, boot }
+    }
+}
