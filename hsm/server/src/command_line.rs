@@ -1,0 +1,196 @@
+//! The command line of `kagimori-hsm`: words in, parsed arguments out. Checks of meaning are in `settings`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::exit::EXIT_CODES;
+use crate::limits;
+
+const EXAMPLES: &str = "\
+Examples:
+  Start an HSM whose data lies in /var/lib/kagimori, for clients on port 2223:
+    kagimori-hsm serve --data-dir /var/lib/kagimori --listen 0.0.0.0:2223 --health 127.0.0.1:9223
+
+  Make a new cluster of it, and fetch what its owner has to sign:
+    kagimori-hsm manage --socket /var/lib/kagimori/management.sock form --label payments
+    kagimori-hsm manage --socket /var/lib/kagimori/management.sock certificates --out-dir ceremony
+
+  Sign the request with the customer's own CA, and bring the certificate back:
+    openssl req -x509 -new -newkey rsa:2048 -nodes -days 3652 -subj '/CN=Customer CA' \\
+        -keyout customerCA.key -out customerCA.crt
+    openssl x509 -req -days 3652 -in ceremony/ClusterCsr.csr -CA customerCA.crt -CAkey customerCA.key \\
+        -set_serial 1 -out ClusterCertificate.crt
+    kagimori-hsm manage --socket /var/lib/kagimori/management.sock initialize \\
+        --certificate ClusterCertificate.crt --trust-anchor customerCA.crt
+
+  From then on clients connect; `kagimori cluster activate` gives the first admin a password.";
+
+/// One HSM of a Kagimori cluster: keeps keys, signs and decrypts with them, and never gives them away.
+#[derive(Debug, Parser)]
+#[command(name = "kagimori-hsm", version, after_help = EXIT_CODES, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub struct CommandLine {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run an HSM until it is told to stop (SIGTERM, SIGINT or `manage stop`).
+    Serve(ServeArguments),
+    /// Ask or tell a running HSM, through its management socket.
+    Manage(ManageArguments),
+}
+
+/// Arguments of `serve`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub struct ServeArguments {
+    /// Folder of this HSM's files: store, seal, keys. Made with mode 0700 if it is not there; used by one HSM only.
+    #[arg(long, env = "KAGIMORI_HSM_DATA_DIR", value_name = "FOLDER")]
+    pub data_dir: PathBuf,
+
+    /// Address for clients over TLS 1.3. Opens once the cluster is initialised.
+    #[arg(long, env = "KAGIMORI_HSM_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:2223")]
+    pub listen: SocketAddr,
+
+    /// Unix socket for clients on this host: same protocol, no TLS. Opens once the cluster is initialised.
+    #[arg(long, env = "KAGIMORI_HSM_UNIX_SOCKET", value_name = "PATH")]
+    pub unix_socket: Option<PathBuf>,
+
+    /// Who may connect to --unix-socket: only the user that the HSM runs as, its group too, or every user of the host.
+    /// Whoever connects still has to log in.
+    #[arg(long, value_enum, value_name = "WHO", default_value_t = SocketAccess::Owner)]
+    pub unix_socket_access: SocketAccess,
+
+    /// Unix socket for `manage` [default: management.sock in the data folder].
+    #[arg(long, env = "KAGIMORI_HSM_MANAGEMENT_SOCKET", value_name = "PATH")]
+    pub management_socket: Option<PathBuf>,
+
+    /// Loopback address for /health/live, /health/ready and /metrics, without login and without secrets.
+    #[arg(long, env = "KAGIMORI_HSM_HEALTH", value_name = "ADDRESS:PORT")]
+    pub health: Option<SocketAddr>,
+
+    /// Form of the log on standard error.
+    #[arg(long, env = "KAGIMORI_HSM_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+
+    /// How much to log: error, warn, info, debug, or a filter such as `info,hsm_replication=debug`.
+    #[arg(long, env = "KAGIMORI_HSM_LOG", value_name = "FILTER", default_value = "info")]
+    pub log: String,
+
+    /// What seals the cluster master key at rest: `file` (a key in root.key in the data folder) or
+    /// `passphrase-file=PATH` (a passphrase in the first line of a file that you keep elsewhere).
+    #[arg(long, env = "KAGIMORI_HSM_ROOT_OF_TRUST", value_name = "KIND", default_value = "file")]
+    pub root_of_trust: String,
+
+    /// Connections over TLS at one time.
+    #[arg(long, value_name = "NUMBER", default_value_t = limits::CONNECTIONS)]
+    pub max_connections: usize,
+
+    /// Go on without Landlock, seccomp and the bans on core dumps and debuggers. For debugging only: whoever takes over
+    /// the process can then do whatever its user can.
+    #[arg(long)]
+    pub no_sandbox: bool,
+}
+
+/// Who may connect to the Unix socket for clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SocketAccess {
+    /// Mode 0600.
+    Owner,
+    /// Mode 0660.
+    Group,
+    /// Mode 0666.
+    Everyone,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// A line for a person.
+    Text,
+    /// A JSON object per line.
+    Json,
+}
+
+/// Arguments of `manage`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub struct ManageArguments {
+    /// The HSM's management socket.
+    #[arg(long, env = "KAGIMORI_HSM_MANAGEMENT_SOCKET", value_name = "PATH")]
+    pub socket: PathBuf,
+
+    /// Form of the answer.
+    #[arg(long, value_enum, global = true, default_value_t = Output::Text)]
+    pub output: Output,
+
+    /// What to ask or tell.
+    #[command(subcommand)]
+    pub command: ManageCommand,
+}
+
+/// Form of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Lines for a person.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// What to ask or tell a running HSM.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ManageCommand {
+    /// Show the HSM, its cluster and, until activation, the activation password.
+    Status,
+    /// Make a new cluster whose only member is this HSM. It must belong to none.
+    Form {
+        /// Token label that PKCS#11 shows: 1 to 32 bytes.
+        #[arg(long)]
+        label: String,
+        /// Mode FIPS, for ever: what FIPS does not approve is refused.
+        #[arg(long)]
+        fips: bool,
+    },
+    /// Write the certificates of the initialisation ceremony, and the request to sign, to files.
+    Certificates {
+        /// Folder for the files; made if it is not there.
+        #[arg(long, value_name = "FOLDER")]
+        out_dir: PathBuf,
+    },
+    /// Install the certificate that the customer's CA made from ClusterCsr.csr; clients may connect from then on.
+    Initialize {
+        /// The signed certificate, PEM.
+        #[arg(long, value_name = "FILE")]
+        certificate: PathBuf,
+        /// The self-signed certificate of the CA that signed it, PEM.
+        #[arg(long, value_name = "FILE")]
+        trust_anchor: PathBuf,
+    },
+    /// Stop the HSM as SIGTERM does, and wait until it has.
+    Stop,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn help_has_examples_and_exit_codes() {
+        let help = CommandLine::command().render_long_help().to_string();
+        assert!(help.contains("openssl x509 -req -days 3652"), "{help}");
+        assert!(help.contains("Exit codes:"), "{help}");
+    }
+}

@@ -1,0 +1,80 @@
+//! Every limit of this process, with its reason. Limits that clients know too stand in `hsm_protocol::limits`.
+
+use std::time::Duration;
+
+/// Connections over TLS at one time, unless `--max-connections` says otherwise. Each has a thread with a small stack, so
+/// this is about memory: 4,096 idle ones cost about 200 MiB.
+pub const CONNECTIONS: usize = 4096;
+
+/// Connections over the Unix socket at one time: the same host's applications, which pool their connections.
+pub const UNIX_CONNECTIONS: usize = 1024;
+
+/// Handshakes under way at one time, from everywhere. Each holds a thread, but no more than a handshake's memory.
+pub const HALF_OPEN: usize = 512;
+
+/// Handshakes under way from one source (an IPv4 address or an IPv6 /64). An honest client opens two at a time per
+/// process; a host with many processes that all start at once stays below this, and a flood from one source leaves the
+/// rest of [`HALF_OPEN`] to others.
+pub const HALF_OPEN_PER_SOURCE: usize = 64;
+
+/// Time for a handshake. An honest one is over within a few round trips.
+pub const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// Stack of a connection's thread, in bytes. Bignum code and protobuf decoding stay far below; the pages that are never
+/// touched cost nothing.
+pub const CONNECTION_STACK: usize = 1024 * 1024;
+
+/// How often the listener looks for handshakes whose time is over.
+pub const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Wait after `accept` failed because files or memory ran out, so that the failure is not repeated in a tight loop.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Longest management message in bytes: two certificates of at most 20,000 bytes each and room beside them.
+pub const MANAGEMENT_MESSAGE: usize = 64 * 1024;
+
+/// Management connections at one time: a person, a launcher and a monitor.
+pub const MANAGEMENT_CONNECTIONS: usize = 16;
+
+/// Time for one management message to come in whole, and for one answer to leave.
+pub const MANAGEMENT_TIME: Duration = Duration::from_secs(10);
+
+/// Time that `kagimori-hsm manage` waits for an answer: forming a cluster makes keys and writes the disk.
+pub const MANAGE_ANSWER_TIME: Duration = Duration::from_secs(60);
+
+/// Time that management waits for the log.
+pub const PROPOSAL_TIME: Duration = Duration::from_secs(20);
+
+/// Time that requests under way have to end after a request to stop.
+pub const STOP_TIME: Duration = Duration::from_secs(10);
+
+/// How often sessions whose time is over are ended. Expiry itself is checked at each use; this only frees the records.
+pub const EXPIRE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Bytes of a request for `/metrics` or `/health`: a request line and a browser's headers.
+pub const HEALTH_REQUEST: usize = 16 * 1024;
+
+/// Connections to the health port at one time.
+pub const HEALTH_CONNECTIONS: usize = 32;
+
+/// Time for one request to the health port, headers included.
+pub const HEALTH_TIME: Duration = Duration::from_secs(5);
+
+/// Bytes of a label: `CK_TOKEN_INFO.label` is 32 bytes (PKCS#11 2.40 §3.2).
+pub const LABEL_BYTES: usize = 32;
+
+/// Characters of the activation password. 62 letters and digits give 5.95 bits each: 142 bits. AWS allows at most 32
+/// (`PreCoPassword`, CloudHSM v2 API).
+pub const ACTIVATION_PASSWORD_CHARACTERS: usize = 24;
+
+/// Longest passphrase file in bytes.
+pub const PASSPHRASE_BYTES: usize = 4096;
+
+/// Files and sockets that this process may have open, if the system permits: each connection needs two.
+pub const OPEN_FILES: u64 = 65_536;
+
+const _: () = assert!(HALF_OPEN_PER_SOURCE * 2 <= HALF_OPEN);
+const _: () = assert!(HALF_OPEN <= CONNECTIONS);
+const _: () = assert!(hsm_protocol::limits::CERTIFICATE_BYTES * 2 + 1024 <= MANAGEMENT_MESSAGE);
+const _: () = assert!(ACTIVATION_PASSWORD_CHARACTERS <= 32);
+const _: () = assert!(CONNECTIONS as u64 * 2 + 1024 <= OPEN_FILES);

@@ -1,0 +1,233 @@
+//! `kagimori-hsm manage`: asks or tells a running HSM through its management socket, and shows the answer.
+//!
+//! It must not touch the HSM's files: everything goes through the socket.
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use hsm_protocol::limits::CERTIFICATE_BYTES;
+use hsm_protocol::management::{
+    Certificates, CertificatesReply, Form, Initialize, Reply, Request, Status, StatusReply, Stop, reply, request,
+};
+use hsm_protocol::{ErrorCode, Lifecycle};
+
+use crate::command_line::{ManageArguments, ManageCommand, Output};
+use crate::exit::Fault;
+use crate::limits;
+use crate::management::codec::{self, CodecFault};
+
+/// Does what the command line says. What it prints goes to `out`.
+///
+/// # Errors
+/// [`Fault::Unreachable`], [`Fault::Refused`] or [`Fault::File`].
+pub fn run(arguments: &ManageArguments, out: &mut dyn Write) -> Result<(), Fault> {
+    let connection = Connection::open(&arguments.socket)?;
+    let shown = match &arguments.command {
+        ManageCommand::Status => status(connection)?,
+        ManageCommand::Form { label, fips } => form(connection, label, *fips)?,
+        ManageCommand::Certificates { out_dir } => certificates(connection, out_dir)?,
+        ManageCommand::Initialize { certificate, trust_anchor } => initialize(connection, certificate, trust_anchor)?,
+        ManageCommand::Stop => stop(connection)?,
+    };
+    let printed = match arguments.output {
+        Output::Text => writeln!(out, "{}", shown.text),
+        Output::Json => writeln!(out, "{}", shown.json),
+    };
+    printed.map_err(|error| Fault::File { file: PathBuf::from("standard output"), cause: error.to_string() })
+}
+
+/// The same answer in two forms.
+struct Shown {
+    text: String,
+    json: serde_json::Value,
+}
+
+struct Connection {
+    stream: UnixStream,
+    socket: PathBuf,
+}
+
+impl Connection {
+    fn open(socket: &Path) -> Result<Self, Fault> {
+        let stream = UnixStream::connect(socket)
+            .map_err(|error| Fault::Unreachable { socket: socket.to_owned(), cause: error.to_string() })?;
+        Ok(Self { stream, socket: socket.to_owned() })
+    }
+
+    fn unreachable(&self, cause: impl ToString) -> Fault {
+        Fault::Unreachable { socket: self.socket.clone(), cause: cause.to_string() }
+    }
+
+    fn ask(&mut self, body: request::Body) -> Result<reply::Body, Fault> {
+        let request = Request { body: Some(body) };
+        let sent = codec::send(&mut self.stream, &request, limits::MANAGEMENT_TIME);
+        // The HSM may have said no and closed before it read anything: its answer says more than the broken pipe.
+        let received = codec::receive::<Reply>(&mut self.stream, limits::MANAGE_ANSWER_TIME);
+        let reply = match (sent, received) {
+            (_, Ok(reply)) => reply,
+            (Err(fault), _) | (Ok(()), Err(fault)) => return Err(self.unreachable(fault)),
+        };
+        match reply.body {
+            Some(reply::Body::Failure(failure)) => Err(Fault::Refused { code: failure.code, message: failure.message }),
+            Some(body) => Ok(body),
+            None => Err(self.unreachable("an answer without content; is the HSM of a newer version?")),
+        }
+    }
+
+    fn status(&mut self) -> Result<StatusReply, Fault> {
+        match self.ask(request::Body::Status(Status {}))? {
+            reply::Body::Status(status) => Ok(status),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    fn done(&mut self, body: request::Body) -> Result<(), Fault> {
+        match self.ask(body)? {
+            reply::Body::Done(_) => Ok(()),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    fn unexpected(&self) -> Fault {
+        self.unreachable("an answer to something else; is the HSM of another version?")
+    }
+}
+
+fn status(mut connection: Connection) -> Result<Shown, Fault> {
+    Ok(show_status(&connection.status()?))
+}
+
+fn show_status(status: &StatusReply) -> Shown {
+    let lifecycle = match Lifecycle::from_number(status.lifecycle) {
+        None => "none",
+        Some(Lifecycle::Uninitialized) => "uninitialized",
+        Some(Lifecycle::Initialized) => "initialized",
+        Some(Lifecycle::Active) => "active",
+        Some(Lifecycle::Zeroized) => "zeroized",
+    };
+    let mode = if status.fips { "FIPS" } else { "NON_FIPS" };
+    let mut lines =
+        vec![format!("{:<22}{}", "version", status.version), format!("{:<22}{}", "process", status.process)];
+    let mut line = |name: &str, value: &str| {
+        if !value.is_empty() {
+            lines.push(format!("{name:<22}{value}"));
+        }
+    };
+    line("sandbox", &status.sandbox);
+    line("lifecycle", lifecycle);
+    if status.lifecycle != 0 {
+        line("cluster", &status.cluster);
+        line("hsm", &status.hsm);
+        line("label", &status.label);
+        line("mode", mode);
+        line("applied index", &status.applied_index.to_string());
+        line("objects", &status.objects.to_string());
+        line("users", &status.users.to_string());
+        line("sessions", &status.sessions.to_string());
+        line(
+            "clients",
+            if status.client_address.is_empty() { "not yet: initialise first" } else { &status.client_address },
+        );
+        line("client socket", &status.client_socket);
+        line("client certificates", if status.client_certificates_required { "required" } else { "not required" });
+        line("activation password", &status.activation_password);
+    }
+    let json = serde_json::json!({
+        "version": status.version, "process": status.process, "sandbox": status.sandbox, "lifecycle": lifecycle,
+        "cluster": status.cluster, "hsm": status.hsm, "label": status.label, "mode": mode,
+        "applied_index": status.applied_index, "objects": status.objects, "users": status.users,
+        "sessions": status.sessions, "client_address": status.client_address, "client_socket": status.client_socket,
+        "client_certificates_required": status.client_certificates_required,
+        "activation_password": status.activation_password,
+    });
+    Shown { text: lines.join("\n"), json }
+}
+
+fn form(mut connection: Connection, label: &str, fips: bool) -> Result<Shown, Fault> {
+    connection.done(request::Body::Form(Form { label: label.to_owned(), fips }))?;
+    let status = connection.status()?;
+    let text = format!(
+        "Cluster {} was made, mode {}. Next: `certificates`, have the customer's CA sign ClusterCsr.csr, `initialize`.\n\
+         The activation password is shown by `status` until the cluster is activated.",
+        status.cluster,
+        if fips { "FIPS" } else { "NON_FIPS" }
+    );
+    Ok(Shown { text, json: show_status(&status).json })
+}
+
+fn certificates(mut connection: Connection, folder: &Path) -> Result<Shown, Fault> {
+    let reply::Body::Certificates(certificates) = connection.ask(request::Body::Certificates(Certificates {}))? else {
+        return Err(connection.unexpected());
+    };
+    std::fs::create_dir_all(folder).map_err(|error| file_fault(folder, &error))?;
+    let mut written = serde_json::Map::new();
+    let mut lines = Vec::new();
+    for (name, what, pem) in named_files(&certificates) {
+        if pem.is_empty() {
+            continue;
+        }
+        let file = folder.join(name);
+        std::fs::write(&file, pem).map_err(|error| file_fault(&file, &error))?;
+        lines.push(format!("{:<62}{what}", file.display()));
+        written.insert(name.to_owned(), file.display().to_string().into());
+    }
+    Ok(Shown { text: lines.join("\n"), json: written.into() })
+}
+
+/// File names, as in AWS's documents where they have one, and what is in the files.
+fn named_files(certificates: &CertificatesReply) -> [(&'static str, &'static str, &str); 8] {
+    [
+        ("ClusterCsr.csr", "the request to sign", &certificates.cluster_csr),
+        ("HsmCertificate.crt", "the cluster's key, certified by the card", &certificates.hsm_certificate),
+        ("AwsHardwareCertificate.crt", "the card, certified by AwsRoot.crt", &certificates.aws_hardware_certificate),
+        (
+            "ManufacturerHardwareCertificate.crt",
+            "the card, certified by ManufacturerRoot.crt",
+            &certificates.manufacturer_hardware_certificate,
+        ),
+        ("AwsRoot.crt", "root in the place of AWS's", &certificates.aws_root_certificate),
+        ("ManufacturerRoot.crt", "root in the place of the maker's", &certificates.manufacturer_root_certificate),
+        ("ClusterCertificate.crt", "the installed cluster certificate", &certificates.cluster_certificate),
+        ("customerCA.crt", "the customer's CA, which clients trust", &certificates.trust_anchor),
+    ]
+}
+
+fn initialize(mut connection: Connection, certificate: &Path, trust_anchor: &Path) -> Result<Shown, Fault> {
+    let signed_certificate = read_certificate(certificate)?;
+    let trust_anchor = read_certificate(trust_anchor)?;
+    connection.done(request::Body::Initialize(Initialize { signed_certificate, trust_anchor }))?;
+    let status = connection.status()?;
+    let text = format!(
+        "The cluster is initialised; clients may connect to {}. Next: `kagimori cluster activate`.",
+        status.client_address
+    );
+    Ok(Shown { text, json: show_status(&status).json })
+}
+
+fn read_certificate(file: &Path) -> Result<String, Fault> {
+    let length = std::fs::metadata(file).map_err(|error| file_fault(file, &error))?.len();
+    if length > CERTIFICATE_BYTES as u64 {
+        let cause = format!("{length} bytes are more than a certificate may have ({CERTIFICATE_BYTES})");
+        return Err(Fault::File { file: file.to_owned(), cause });
+    }
+    std::fs::read_to_string(file).map_err(|error| file_fault(file, &error))
+}
+
+/// Waits until the process is gone: the kernel closes the connection then, and the data folder is free.
+fn stop(mut connection: Connection) -> Result<Shown, Fault> {
+    let process = connection.status()?.process;
+    connection.done(request::Body::Stop(Stop {}))?;
+    match codec::receive::<Reply>(&mut connection.stream, limits::STOP_TIME * 2) {
+        Err(CodecFault::Closed | CodecFault::Socket(_)) => {}
+        Ok(_) | Err(_) => {
+            let message = format!("process {process} has not ended yet; look at its log");
+            return Err(Fault::Refused { code: ErrorCode::NotReady as u32, message });
+        }
+    }
+    Ok(Shown { text: "The HSM has stopped.".to_owned(), json: serde_json::json!({ "stopped": process }) })
+}
+
+fn file_fault(file: &Path, error: &std::io::Error) -> Fault {
+    Fault::File { file: file.to_owned(), cause: error.to_string() }
+}

@@ -1,0 +1,163 @@
+//! Answers to management requests: status, form, certificates, initialize, stop.
+//!
+//! Each runs on the thread of a management connection. A request that changes the cluster holds a lock, so that two
+//! people do not form at once; what can be refused is refused before anything is made.
+
+use hsm_core::Action;
+use hsm_protocol::management::{
+    CertificatesReply, Done, Form, Initialize, Reply, Request, StatusReply, reply, request,
+};
+use hsm_protocol::{ErrorCode, Lifecycle};
+use hsm_replication::Outcome;
+
+use super::{Event, Process, report};
+use crate::customer_certificate::CheckedCertificates;
+use crate::exit::Fault;
+use crate::installation;
+use crate::limits::LABEL_BYTES;
+use crate::management::server::failure;
+use crate::member::{self, Member};
+
+/// A request that was not done: a code, and a sentence for a person.
+struct No(ErrorCode, String);
+
+impl From<Fault> for No {
+    fn from(fault: Fault) -> Self {
+        tracing::error!(%fault, "a management request failed");
+        let code = match &fault {
+            Fault::Disk { .. } => ErrorCode::StorageFull,
+            Fault::Listen { .. } | Fault::RootOfTrust { .. } | Fault::Settings(_) => ErrorCode::NotReady,
+            _ => ErrorCode::Broken,
+        };
+        Self(code, fault.to_string())
+    }
+}
+
+fn no<T>(code: ErrorCode, message: &str) -> Result<T, No> {
+    Err(No(code, message.to_owned()))
+}
+
+const NO_CLUSTER: &str = "this HSM belongs to no cluster yet; `form` makes one";
+
+impl Process {
+    /// Answers one request.
+    pub(super) fn answer(&self, request: Request) -> Reply {
+        let answered = match request.body {
+            Some(request::Body::Status(_)) => self.status().map(reply::Body::Status),
+            Some(request::Body::Form(form)) => self.form(&form).map(|()| reply::Body::Done(Done {})),
+            Some(request::Body::Certificates(_)) => self.certificates().map(reply::Body::Certificates),
+            Some(request::Body::Initialize(initialize)) => {
+                self.initialize(&initialize).map(|()| reply::Body::Done(Done {}))
+            }
+            Some(request::Body::Stop(_)) => {
+                report(&self.events, Event::Stop("management"));
+                Ok(reply::Body::Done(Done {}))
+            }
+            None => no(ErrorCode::UnknownMethod, "this HSM does not know the request; it may be of an older version"),
+        };
+        match answered {
+            Ok(body) => Reply { body: Some(body) },
+            Err(No(code, message)) => {
+                tracing::warn!(?code, message, "management request refused");
+                failure(code, &message)
+            }
+        }
+    }
+
+    fn status(&self) -> Result<StatusReply, No> {
+        let mut status = StatusReply {
+            hsm: member::hexadecimal(&self.surroundings.hsm),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            process: std::process::id(),
+            sandbox: self.sandbox.to_string(),
+            ..StatusReply::default()
+        };
+        let Some(member) = self.member() else { return Ok(status) };
+        if let Some(password) = member.activation_password()? {
+            status.activation_password = password.as_str().to_owned();
+        }
+        if let Some(address) = member.client_address() {
+            status.client_address = address.to_string();
+            let socket = self.surroundings.settings.unix_socket();
+            status.client_socket = socket.map(|(path, _)| path.display().to_string()).unwrap_or_default();
+        }
+        status.applied_index = member.node().applied().0;
+        let state = member.node().read();
+        status.objects = state.object_count();
+        status.users = state.user_count();
+        status.sessions = state.session_count();
+        if let Some(record) = state.cluster() {
+            status.lifecycle = record.lifecycle as u32;
+            status.cluster = member::hexadecimal(&record.cluster.0);
+            status.fips = record.fips;
+            status.label = record.label.clone();
+            status.client_certificates_required = record.client_certificates_required;
+        }
+        Ok(status)
+    }
+
+    fn form(&self, form: &Form) -> Result<(), No> {
+        let _alone = self.change.lock();
+        if self.member().is_some() {
+            return no(ErrorCode::LifecycleRefused, "this HSM belongs to a cluster already; a new one needs a new HSM");
+        }
+        if form.label.is_empty() || form.label.len() > LABEL_BYTES || form.label.chars().any(char::is_control) {
+            let rule = format!("the label must have 1 to {LABEL_BYTES} bytes and no control characters");
+            return no(ErrorCode::AttributeValue, &rule);
+        }
+        let member = Member::form(&self.surroundings, &form.label, form.fips)?;
+        self.adopt(member)?;
+        Ok(())
+    }
+
+    fn certificates(&self) -> Result<CertificatesReply, No> {
+        let Some(member) = self.member() else { return no(ErrorCode::LifecycleRefused, NO_CLUSTER) };
+        let mut certificates = CertificatesReply::default();
+        if let Some(record) = member.node().read().cluster() {
+            certificates.cluster_certificate = record.certificate.clone();
+            certificates.trust_anchor = record.trust_anchor.clone();
+            // As in AWS's API: the ceremony is over once the customer has signed.
+            if record.lifecycle == Lifecycle::Uninitialized {
+                let ceremony = &record.ceremony;
+                certificates.cluster_csr = ceremony.cluster_csr.clone();
+                certificates.hsm_certificate = ceremony.hsm_certificate.clone();
+                certificates.aws_hardware_certificate = ceremony.aws_hardware_certificate.clone();
+                certificates.manufacturer_hardware_certificate = ceremony.manufacturer_hardware_certificate.clone();
+            }
+        }
+        if let Some(installation) = installation::certificates(&self.surroundings.folder)? {
+            certificates.aws_root_certificate = installation.aws_root;
+            certificates.manufacturer_root_certificate = installation.manufacturer_root;
+        }
+        Ok(certificates)
+    }
+
+    fn initialize(&self, initialize: &Initialize) -> Result<(), No> {
+        let _alone = self.change.lock();
+        let Some(member) = self.member() else { return no(ErrorCode::LifecycleRefused, NO_CLUSTER) };
+        if member.node().read().lifecycle() != Some(Lifecycle::Uninitialized) {
+            return no(ErrorCode::LifecycleRefused, "the cluster is initialised already; that happens once");
+        }
+        let checked = CheckedCertificates::check(
+            &initialize.signed_certificate,
+            &initialize.trust_anchor,
+            &member.cluster_public_key()?,
+            member::now(),
+        )
+        .map_err(|refusal| No(ErrorCode::CertificateRefused, refusal.to_string()))?;
+        let action = Action::InstallCertificate {
+            certificate: checked.certificate().to_owned(),
+            trust_anchor: checked.trust_anchor().to_owned(),
+        };
+        match member.propose(action) {
+            Outcome::Done { result: Ok(_), .. } => {}
+            Outcome::Done { result: Err(refusal), .. } => return no(refusal.code, refusal.code.explanation()),
+            Outcome::Unavailable(code) => return no(code, code.explanation()),
+            Outcome::Unknown => {
+                return no(ErrorCode::Unknown, "whether the certificate was installed is unknown; `status` will tell");
+            }
+        }
+        member.open_doors()?;
+        Ok(())
+    }
+}

@@ -1,0 +1,338 @@
+//! The order in which the process starts, what it does while it runs, and the order in which it stops.
+//!
+//! Start: data folder and its lock · no core dumps, no debugger · files and ports by Landlock · self-test of the
+//! cryptographic module · health port · store · management socket · doors for clients · system calls by seccomp.
+//! Stop: doors · requests under way · store · management socket. One thread, this one, carries out what must not be done
+//! on the threads that report it. [`answers`] has the management requests. It must not look into clients' requests.
+
+mod answers;
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use hsm_crypto::Module;
+use parking_lot::{Mutex, RwLock};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::data_folder::DataFolder;
+use crate::dispatch::{Effects, ProcessEffect};
+use crate::exit::Fault;
+use crate::health::{self, Snapshot, Sources};
+use crate::limits;
+use crate::management::ManagementServer;
+use crate::member::{self, Member, Surroundings};
+use crate::metrics::Metrics;
+use crate::sandbox::{self, FileRules, Sandbox};
+use crate::settings::{RootOfTrustSetting, Settings};
+
+/// Runs an HSM until it is told to stop. The log is running.
+///
+/// # Errors
+/// The [`Fault`] that ended it or kept it from starting.
+pub fn serve(settings: Settings) -> Result<(), Fault> {
+    // Whatever this process makes is its user's alone.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+    let folder = DataFolder::take(settings.data_folder())?;
+    for socket in settings.unix_socket().map(|(path, _)| path).into_iter().chain([settings.management_socket()]) {
+        member::clear_stale_socket(socket)?;
+    }
+    let sandbox = lock_up_files(&settings)?;
+    let (events, inbox) = channel();
+    let module = Module::start().map_err(|failure| Fault::SelfTest(failure.to_string()))?;
+    let hsm = hsm_id(&folder, &module)?;
+    let process = Arc::new(Process {
+        surroundings: surroundings(settings, folder, module, hsm, &events),
+        member: RwLock::new(None),
+        change: Mutex::new(()),
+        sandbox: sandbox.clone(),
+        events,
+    });
+    let settings = &process.surroundings.settings;
+    let runtime = start_runtime(&process)?;
+    start_health(&process, runtime.handle())?;
+    check_address(settings)?;
+    if let Some(member) = Member::open(&process.surroundings)? {
+        process.adopt(member)?;
+    }
+    let server = start_management(&process)?;
+    if settings.sandbox() {
+        sandbox::restrict_system_calls()?;
+    }
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        hsm = %member::hexadecimal(&hsm),
+        management = %settings.management_socket().display(),
+        %sandbox,
+        "kagimori-hsm is running"
+    );
+    let end = process.run(&inbox);
+    process.stop(server);
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    end
+}
+
+/// What must be done by the process's own thread.
+enum Event {
+    /// Somebody asked to stop.
+    Stop(&'static str),
+    /// The cluster's certificate or its rule for client certificates changed.
+    ReloadTls,
+    /// The cluster's keys must go.
+    Zeroize,
+    /// The node can not go on.
+    Fault(hsm_replication::Fault),
+}
+
+/// A running process.
+struct Process {
+    surroundings: Arc<Surroundings>,
+    member: RwLock<Option<Arc<Member>>>,
+    /// Held by whoever makes or initialises a cluster.
+    change: Mutex<()>,
+    sandbox: Sandbox,
+    events: Sender<Event>,
+}
+
+/// How long a change of the rule for client certificates leaves old connections: the first time lets the answer to the
+/// change itself go out, the second catches connections that were being accepted during the change.
+const CLOSE_AFTER: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(1)];
+
+impl Process {
+    fn member(&self) -> Option<Arc<Member>> {
+        self.member.read().clone()
+    }
+
+    /// Takes up membership and lets clients in if they may come.
+    fn adopt(&self, member: Member) -> Result<Arc<Member>, Fault> {
+        let member = Arc::new(member);
+        member.open_doors()?;
+        *self.member.write() = Some(Arc::clone(&member));
+        Ok(member)
+    }
+
+    /// Carries out events until one of them ends the process.
+    fn run(&self, inbox: &Receiver<Event>) -> Result<(), Fault> {
+        let mut expire_at = Instant::now() + limits::EXPIRE_INTERVAL;
+        let mut close_at: Vec<Instant> = Vec::new();
+        loop {
+            let next = close_at.iter().copied().min().map_or(expire_at, |close| close.min(expire_at));
+            match inbox.recv_timeout(next.saturating_duration_since(Instant::now())) {
+                Ok(Event::Stop(reason)) => {
+                    tracing::info!(reason, "stopping");
+                    return Ok(());
+                }
+                Ok(Event::ReloadTls) => {
+                    if self.reload_tls()? {
+                        close_at.extend(CLOSE_AFTER.map(|after| Instant::now() + after));
+                    }
+                }
+                Ok(Event::Zeroize) => return self.zeroize(),
+                Ok(Event::Fault(fault)) => return Err(self.node_fault(&fault)),
+                Err(RecvTimeoutError::Timeout) => {}
+                // The process itself holds a sender.
+                Err(RecvTimeoutError::Disconnected) => unreachable!("the process holds a sender"),
+            }
+            let now = Instant::now();
+            if close_at.iter().any(|&at| at <= now) {
+                close_at.retain(|&at| at > now);
+                self.member().iter().for_each(|member| member.close_tls_connections());
+            }
+            if expire_at <= now {
+                expire_at = now + limits::EXPIRE_INTERVAL;
+                self.member().iter().for_each(|member| member.expire_sessions());
+            }
+        }
+    }
+
+    fn reload_tls(&self) -> Result<bool, Fault> {
+        self.member().map_or(Ok(false), |member| member.open_doors())
+    }
+
+    fn zeroize(&self) -> Result<(), Fault> {
+        tracing::warn!("the cluster is zeroized: its master key and seal are destroyed and this HSM stops");
+        self.member().map_or(Ok(()), |member| member.destroy_seal())
+    }
+
+    fn node_fault(&self, fault: &hsm_replication::Fault) -> Fault {
+        match fault {
+            hsm_replication::Fault::StorageFull => {
+                Fault::Disk { file: self.surroundings.folder.store(), cause: fault.to_string() }
+            }
+            other => member::stopped(other),
+        }
+    }
+
+    fn stop(&self, server: ManagementServer) {
+        if let Some(member) = self.member() {
+            member.stop();
+        }
+        drop(server);
+        let socket = self.surroundings.settings.management_socket();
+        if let Err(error) = std::fs::remove_file(socket) {
+            tracing::debug!(%error, "the management socket was gone already");
+        }
+        tracing::info!("stopped");
+    }
+
+    /// What health and metrics show.
+    fn snapshot(&self) -> Snapshot {
+        let Some(member) = self.member() else {
+            return Snapshot { not_ready: Some("this HSM belongs to no cluster yet".into()), ..Snapshot::default() };
+        };
+        let node_ready = member.node().status().ready;
+        let state = member.node().read();
+        let not_ready = match (member.client_address(), node_ready) {
+            (None, _) => Some("the cluster is not initialised".to_owned()),
+            (Some(_), Err(code)) => Some(code.to_string()),
+            (Some(_), Ok(())) => None,
+        };
+        Snapshot {
+            not_ready,
+            lifecycle: state.lifecycle().map_or(0, |lifecycle| lifecycle as u32),
+            applied_index: member.node().applied().0,
+            objects: state.object_count(),
+            users: state.user_count(),
+            sessions: state.session_count(),
+        }
+    }
+}
+
+fn surroundings(
+    settings: Settings,
+    folder: DataFolder,
+    module: Arc<Module>,
+    hsm: [u8; 16],
+    events: &Sender<Event>,
+) -> Arc<Surroundings> {
+    let (for_effects, for_faults) = (events.clone(), events.clone());
+    let effects = move || {
+        let events = for_effects.clone();
+        Effects::new(move |effect| {
+            let event = match effect {
+                ProcessEffect::ReloadTls => Event::ReloadTls,
+                ProcessEffect::Zeroize => Event::Zeroize,
+            };
+            report(&events, event);
+        })
+    };
+    let on_fault = move |fault| report(&for_faults, Event::Fault(fault));
+    Arc::new(Surroundings {
+        settings,
+        folder,
+        module,
+        metrics: Arc::new(Metrics::new()),
+        hsm,
+        effects: Box::new(effects),
+        on_fault: Arc::new(on_fault),
+    })
+}
+
+/// Hands an event to the process's thread. When that has ended, the process is ending anyway.
+fn report(events: &Sender<Event>, event: Event) {
+    if events.send(event).is_err() {
+        tracing::debug!("an event came after the end");
+    }
+}
+
+/// The first part of the sandbox, before any thread.
+fn lock_up_files(settings: &Settings) -> Result<Sandbox, Fault> {
+    if !settings.sandbox() {
+        tracing::warn!(
+            "--no-sandbox: core dumps, debuggers, every file of this user and every system call stay possible. For \
+             debugging only; never with keys that matter"
+        );
+        return Ok(Sandbox::Off);
+    }
+    let mut sandbox = Sandbox::On { missing: Vec::new() };
+    sandbox.add(sandbox::harden_process()?);
+    sandbox.add(sandbox::restrict_files(&file_rules(settings))?);
+    if let Sandbox::On { missing } = &sandbox {
+        missing.iter().for_each(|missing| tracing::warn!(missing, "the sandbox is not complete"));
+    }
+    Ok(sandbox)
+}
+
+fn file_rules(settings: &Settings) -> FileRules {
+    // Which boot this is and how long ago it was (the log's clock), and the C library's way to randomness.
+    const SYSTEM_FILES: [&str; 3] = ["/proc/sys/kernel/random/boot_id", "/proc/uptime", "/dev/urandom"];
+    let mut readable_files: Vec<_> = SYSTEM_FILES.iter().map(|&file| Path::new(file).to_owned()).collect();
+    if let RootOfTrustSetting::PassphraseFile(file) = settings.root_of_trust() {
+        readable_files.push(file.clone());
+    }
+    readable_files.retain(|file| file.exists());
+    let sockets = settings.unix_socket().map(|(path, _)| path).into_iter().chain([settings.management_socket()]);
+    let socket_folders = sockets.filter_map(Path::parent).map(Path::to_owned).collect();
+    let ports = std::iter::once(settings.listen()).chain(settings.health()).map(|address| address.port()).collect();
+    FileRules { owned_folders: vec![settings.data_folder().to_owned()], socket_folders, readable_files, ports }
+}
+
+/// This HSM's random name, made at its first start.
+fn hsm_id(folder: &DataFolder, module: &Module) -> Result<[u8; 16], Fault> {
+    let file = folder.hsm_id();
+    if let Some(content) = folder.read(&file)? {
+        let number = std::str::from_utf8(&content).ok().map(str::trim_end).filter(|digits| digits.len() == 32);
+        let number = number.and_then(|digits| u128::from_str_radix(digits, 16).ok());
+        return number.map(u128::to_be_bytes).ok_or(Fault::Broken {
+            file,
+            cause: "it does not hold 32 hexadecimal digits".to_owned(),
+            remedy: "Restore it from a copy of the data folder",
+        });
+    }
+    let id = module.random_bytes().map_err(|fault| member::stopped(&fault))?;
+    folder.write(&file, format!("{}\n", member::hexadecimal(&id)).as_bytes())?;
+    Ok(id)
+}
+
+/// Says at the start, and not at initialisation, that somebody else has the clients' address.
+fn check_address(settings: &Settings) -> Result<(), Fault> {
+    TcpListener::bind(settings.listen()).map(drop).map_err(|error| member::listen(settings.listen(), &error))
+}
+
+/// The runtime of health port and signals. Clients' requests never run on it.
+fn start_runtime(process: &Arc<Process>) -> Result<tokio::runtime::Runtime, Fault> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("health")
+        .enable_all()
+        .build()
+        .map_err(|error| member::stopped(&error))?;
+    let entered = runtime.enter();
+    let of = |kind| signal(kind).map_err(|error| member::stopped(&error));
+    let (mut terminate, mut interrupt) = (of(SignalKind::terminate())?, of(SignalKind::interrupt())?);
+    let mut hangup = of(SignalKind::hangup())?;
+    drop(entered);
+    let events = process.events.clone();
+    runtime.spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => report(&events, Event::Stop("SIGTERM")),
+                _ = interrupt.recv() => report(&events, Event::Stop("SIGINT")),
+                _ = hangup.recv() => tracing::info!("SIGHUP: nothing to load again; changes come through the log"),
+            }
+        }
+    });
+    Ok(runtime)
+}
+
+fn start_health(process: &Arc<Process>, runtime: &tokio::runtime::Handle) -> Result<(), Fault> {
+    let Some(address) = process.surroundings.settings.health() else { return Ok(()) };
+    let listener = TcpListener::bind(address).map_err(|error| member::listen(address, &error))?;
+    let bound = listener.local_addr().map_err(|error| member::listen(address, &error))?;
+    let of = Arc::clone(process);
+    let sources =
+        Sources { metrics: Arc::clone(&process.surroundings.metrics), snapshot: Arc::new(move || of.snapshot()) };
+    health::start(runtime, listener, sources).map_err(|error| member::listen(address, &error))?;
+    tracing::info!(address = %bound, "health and metrics");
+    Ok(())
+}
+
+fn start_management(process: &Arc<Process>) -> Result<ManagementServer, Fault> {
+    let socket = process.surroundings.settings.management_socket();
+    let listener = member::bind_management(socket)?;
+    let of = Arc::clone(process);
+    ManagementServer::start(listener, Arc::new(move |request| of.answer(request)))
+        .map_err(|error| member::listen(socket.display(), &error))
+}
