@@ -1,0 +1,264 @@
+//! One request under way: who asks, where, and the three ways to an answer: at once, from a worker, or from the log.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use hsm_core::command::Origin;
+use hsm_core::{Action, Actor, Index, Response, SessionId};
+use hsm_protocol::ErrorCode;
+use hsm_protocol::frame::Header;
+use hsm_protocol::wire::reply::Body;
+use hsm_replication::Outcome;
+
+use super::caller::{Connection, reply_message};
+use super::failure::Failure;
+use super::limits::{BUSY_RETRY, INDEX_WAIT, REMAKES};
+use super::service::Service;
+use super::workers::Workers;
+use crate::connection::late::LateReply;
+
+/// A queue or a count is full.
+const BUSY: Failure = Failure { code: ErrorCode::Busy, subject: 0, retry_after: BUSY_RETRY };
+
+/// What became of a request.
+pub(crate) enum Answered {
+    /// Its reply.
+    Now(Body),
+    /// The reply comes from another thread.
+    Later,
+}
+
+/// What every chapter returns.
+pub(crate) type Result<T> = std::result::Result<T, Failure>;
+
+/// A request on the thread that runs it.
+#[derive(Clone, Copy)]
+pub(crate) struct Call<'a> {
+    pub(crate) service: &'a Arc<Service>,
+    pub(crate) connection: &'a Arc<Connection>,
+    pub(crate) header: Header,
+    /// Who acts. [`Call::check`] says whether he still may.
+    pub(crate) actor: Actor,
+    pub(crate) sequence: u64,
+    pub(crate) lowest_unanswered: u64,
+    /// Size of the request in bytes.
+    pub(crate) bytes: usize,
+}
+
+impl Call<'_> {
+    /// Waits until this HSM is as new as what the client has seen.
+    pub(crate) fn wait_for_index(&self, minimum: u64) -> Result<()> {
+        let node = self.service.node();
+        if node.applied().0 >= minimum || node.wait_for(Index(minimum), INDEX_WAIT) {
+            return Ok(());
+        }
+        Err(Failure { code: ErrorCode::NotReady, subject: 0, retry_after: BUSY_RETRY })
+    }
+
+    /// Whether the actor's login still stands and the cluster is in service.
+    pub(crate) fn check(&self) -> Result<()> {
+        let node = self.service.node();
+        Ok(node.read().check(&self.actor, node.now())?)
+    }
+
+    /// The login of this request.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotLoggedIn`] when nobody is logged in.
+    pub(crate) fn session(&self) -> Result<SessionId> {
+        match self.actor {
+            Actor::Session { session, .. } => Ok(session),
+            Actor::Nobody => Err(ErrorCode::NotLoggedIn.into()),
+        }
+    }
+
+    /// Under which number a command of this request goes through the log.
+    pub(crate) fn origin(&self) -> Origin {
+        let session = match self.actor {
+            Actor::Session { session, .. } => Some(session),
+            Actor::Nobody => None,
+        };
+        Origin { session, sequence: self.sequence, lowest_unanswered: self.lowest_unanswered }
+    }
+
+    /// Goes on with this request on a worker for long computations.
+    pub(crate) fn compute(&self, job: impl FnOnce(&Call<'_>) -> Result<Body> + Send + 'static) -> Result<Answered> {
+        self.on(self.service.compute(), job)
+    }
+
+    /// Goes on with this request on one of the few threads that look at passwords.
+    pub(crate) fn with_password(
+        &self,
+        job: impl FnOnce(&Call<'_>) -> Result<Body> + Send + 'static,
+    ) -> Result<Answered> {
+        self.on(self.service.passwords(), job)
+    }
+
+    fn on(&self, workers: &Workers, job: impl FnOnce(&Call<'_>) -> Result<Body> + Send + 'static) -> Result<Answered> {
+        let place = workers.place().ok_or(BUSY)?;
+        let late = self.begin_late()?;
+        place.take(Box::new(move || {
+            let result = job(&late.call());
+            late.answer(result);
+        }));
+        Ok(Answered::Later)
+    }
+
+    /// Takes the request off its connection's thread.
+    fn begin_late(&self) -> Result<LateCall> {
+        let reply = LateReply::begin(self.connection.link(), self.header, self.bytes).ok_or(BUSY)?;
+        Ok(LateCall {
+            service: Arc::clone(self.service),
+            connection: Arc::clone(self.connection),
+            actor: self.actor,
+            sequence: self.sequence,
+            lowest_unanswered: self.lowest_unanswered,
+            bytes: self.bytes,
+            begin: Instant::now(),
+            reply,
+        })
+    }
+
+    /// Makes a change and proposes it to the log. `make` runs on this thread, or on a worker when it is long; again if
+    /// the object changed while it was made.
+    pub(crate) fn change(&self, effort: Effort, make: Make) -> Result<Answered> {
+        match effort {
+            Effort::Short => {
+                // Refusals and results that need no log are answered with the batch.
+                let (action, then) = match make(self)? {
+                    Made::Body(body) => return Ok(Answered::Now(body)),
+                    Made::Action(action, then) => (action, then),
+                };
+                Change { late: self.begin_late()?, make, remakes: REMAKES }.propose(action, then);
+            }
+            Effort::Long | Effort::Password => {
+                let change = Change { late: self.begin_late()?, make, remakes: REMAKES };
+                change.make_on(if effort == Effort::Long { self.service.compute() } else { self.service.passwords() });
+            }
+        }
+        Ok(Answered::Later)
+    }
+}
+
+/// Where a change is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effort {
+    /// On the connection's thread.
+    Short,
+    /// On a worker.
+    Long,
+    /// On one of the few threads that stretch passwords.
+    Password,
+}
+
+/// Makes what a change needs. Called again when the object changed meanwhile.
+pub(crate) type Make = Box<dyn Fn(&Call<'_>) -> Result<Made> + Send>;
+
+/// What was made.
+pub(crate) enum Made {
+    /// The reply: there is nothing for the log.
+    Body(Body),
+    /// A command, and what its response becomes.
+    Action(Action, Then),
+}
+
+/// Turns the log's response into a reply. Runs on the log's thread: must be quick.
+pub(crate) type Then = Box<dyn FnOnce(&Call<'_>, Response) -> Result<Body> + Send>;
+
+/// A request that has left its connection's thread.
+pub(crate) struct LateCall {
+    service: Arc<Service>,
+    connection: Arc<Connection>,
+    actor: Actor,
+    sequence: u64,
+    lowest_unanswered: u64,
+    bytes: usize,
+    begin: Instant,
+    reply: LateReply,
+}
+
+impl LateCall {
+    fn call(&self) -> Call<'_> {
+        Call {
+            service: &self.service,
+            connection: &self.connection,
+            header: self.reply.header(),
+            actor: self.actor,
+            sequence: self.sequence,
+            lowest_unanswered: self.lowest_unanswered,
+            bytes: self.bytes,
+        }
+    }
+
+    /// Sends the reply from this thread.
+    fn answer(self, result: Result<Body>) {
+        self.count(&result);
+        let index = self.service.node().applied().0;
+        self.reply.give(&reply_message(index, result));
+    }
+
+    /// Has the courier send the reply: for the log's threads.
+    fn answer_by_courier(self, index: Index, result: Result<Body>) {
+        self.count(&result);
+        self.reply.give_by_courier(&reply_message(index.0, result));
+    }
+
+    fn count(&self, result: &Result<Body>) {
+        let code = result.as_ref().err().map_or(0, |failure| failure.code as u32);
+        self.service.metrics().request(self.reply.header().method, code, self.begin.elapsed());
+    }
+}
+
+/// A change on its way through making and the log.
+struct Change {
+    late: LateCall,
+    make: Make,
+    remakes: u32,
+}
+
+impl Change {
+    fn make_on(self, workers: &Workers) {
+        let Some(place) = workers.place() else {
+            let applied = self.late.service.node().applied();
+            return self.late.answer_by_courier(applied, Err(BUSY));
+        };
+        let job = move || match (self.make)(&self.late.call()) {
+            Ok(Made::Action(action, then)) => self.propose(action, then),
+            Ok(Made::Body(body)) => self.late.answer(Ok(body)),
+            Err(failure) => self.late.answer(Err(failure)),
+        };
+        place.take(Box::new(job));
+    }
+
+    fn propose(self, action: Action, then: Then) {
+        let service = Arc::clone(&self.late.service);
+        service.metrics().proposal();
+        let origin = self.late.call().origin();
+        service.node().propose(origin, action, Box::new(move |outcome| self.settle(outcome, then)));
+    }
+
+    fn settle(mut self, outcome: Outcome, then: Then) {
+        let applied = self.late.service.node().applied();
+        match outcome {
+            Outcome::Done { index, result: Ok(response) } => {
+                let result = then(&self.late.call(), response);
+                self.late.answer_by_courier(index, result);
+            }
+            Outcome::Done { result: Err(refusal), .. }
+                if refusal.code == ErrorCode::ObjectChanged && self.remakes > 0 =>
+            {
+                self.remakes -= 1;
+                let service = Arc::clone(&self.late.service);
+                self.make_on(service.compute());
+            }
+            Outcome::Done { index, result: Err(refusal) } => {
+                self.late.answer_by_courier(index, Err(refusal.into()));
+            }
+            Outcome::Unavailable(code) => {
+                let failure = if code == ErrorCode::Busy { BUSY } else { code.into() };
+                self.late.answer_by_courier(applied, Err(failure));
+            }
+            Outcome::Unknown => self.late.answer_by_courier(applied, Err(ErrorCode::Unknown.into())),
+        }
+    }
+}
