@@ -8,7 +8,7 @@ use crate::command::Verifier;
 use crate::ids::{ObjectHandle, ObjectUid, SessionId, UserId};
 use crate::refusal::Refusal;
 
-/// One row of the state that a command puts or removes. The store writes them; `State` absorbs them.
+/// One row of the state that a command puts or removes. The store writes them; `Hsm` absorbs them.
 ///
 /// The value is the row's canonical encoding: what a snapshot sends and what a restart reads.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +40,7 @@ pub enum Row {
 }
 
 impl Row {
-    /// Whether `State` keeps the row in memory.
+    /// Whether `Hsm` keeps the row in memory.
     pub fn in_memory(&self) -> bool {
         !matches!(self, Self::Payload(_))
     }
@@ -70,7 +70,8 @@ pub enum Response {
     Done,
     /// Handles of created objects, in the order of the command.
     Created(Vec<ObjectHandle>),
-    /// An attempt to log in was counted; now compare.
+    /// An attempt to log in was counted; now compare. Right: propose `FinishLogin`; wrong: `FailLogin`, which writes
+    /// the audit record. Without either the attempt stays counted and open for a minute.
     Attempt {
         /// Whose password; `None` = nobody's: compare with a dummy, which costs the same time.
         verifier: Option<Verifier>,

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::CeremonyCertificates;
 use crate::ids::{ClusterId, Epoch, Incarnation};
+use crate::limits::Quotas;
 
 /// Identity, mode, lifecycle and certificates of the cluster.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +38,28 @@ pub struct ClusterRecord {
     pub client_anchors: Vec<ClientAnchor>,
     /// Whether clients must present a certificate.
     pub client_certificates_required: bool,
+    /// How much the cluster may hold.
+    pub quotas: QuotaProfile,
+}
+
+/// How much a cluster may hold, by name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum QuotaProfile {
+    /// [`Quotas::OURS`].
+    #[default]
+    Ours,
+    /// [`Quotas::AWS_HSM2M`], for those who test against AWS CloudHSM's limits.
+    AwsHsm2m,
+}
+
+impl QuotaProfile {
+    /// The numbers.
+    pub fn quotas(self) -> Quotas {
+        match self {
+            Self::Ours => Quotas::OURS,
+            Self::AwsHsm2m => Quotas::AWS_HSM2M,
+        }
+    }
 }
 
 /// An anchor for client certificates.

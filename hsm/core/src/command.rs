@@ -104,6 +104,11 @@ pub enum Action {
         /// The session to open.
         session: Option<NewSession>,
     },
+    /// The password was wrong, or nobody's: the attempt is over and stays counted.
+    FailLogin {
+        /// The reservation.
+        attempt: AttemptId,
+    },
     /// Ends one session.
     Logout {
         /// Which.

@@ -29,7 +29,8 @@ impl Curve {
     /// # Errors
     /// [`ErrorCode::CurveUnsupported`].
     pub fn from_params(params: &[u8]) -> Result<Self, Refusal> {
-        let named = |curve: &Self| params == curve.params() || printable(params).is_some_and(|name| curve.is_named(name));
+        let named =
+            |curve: &Self| params == curve.params() || printable(params).is_some_and(|name| curve.is_named(name));
         Self::ALL.iter().copied().find(named).ok_or_else(unsupported)
     }
 
@@ -212,10 +213,7 @@ mod tests {
             assert_eq!(canonical_point(KeyType::Ec, curve.params(), &der).unwrap(), der);
             assert_eq!(raw_point(&der).unwrap(), raw);
             raw.push(0);
-            assert_eq!(
-                canonical_point(KeyType::Ec, curve.params(), &raw).unwrap_err().code,
-                ErrorCode::AttributeValue
-            );
+            assert_eq!(canonical_point(KeyType::Ec, curve.params(), &raw).unwrap_err().code, ErrorCode::AttributeValue);
         }
         let edwards = [7; 32];
         let der = der_octet_string(&edwards);

@@ -1,28 +1,39 @@
 //! The whole state machine: what is asked of it, and how commands change it.
+//!
+//! Asking is a courtesy that refuses early; applying judges again. No clock is read here: where time matters it is an
+//! argument, and [`Hsm::check`] is the one ask that looks at a session's expiry.
 
 use std::sync::Arc;
 
 use hsm_protocol::{AttributeKind, ErrorCode, Lifecycle, Mechanism, Role, Template, UserName};
 
+use crate::apply;
 use crate::change::{Change, Effect, Row};
 use crate::cluster::ClusterRecord;
 use crate::command::Command;
 use crate::ids::{Actor, Index, ObjectHandle, SessionId, Stamp, UserId};
+use crate::needs;
 use crate::object::Object;
 use crate::permit::{BeWrapped, KeyUse, Permit, Wrap};
+use crate::policy::usage::{self, Use};
+use crate::policy::{disclosure, sight};
+use crate::records::{Caller, UserRecord};
 use crate::refusal::{Broken, Refusal};
 use crate::request::{Confirmation, Disclosure, Needs, Request};
+use crate::state::State;
 
 /// The in-memory state: metadata of everything, with indexes. Payloads are not here.
 #[derive(Default)]
-pub struct Hsm {}
+pub struct Hsm {
+    state: State,
+}
 
 /// What applying one command yields.
 #[derive(Clone)]
 pub struct Applied {
     /// Rows to store and to absorb, each row at most once, in the order of rows.
     pub changes: Vec<Change>,
-    /// What must happen outside, in order. Exactly one is `Respond`.
+    /// What must happen outside, in order. The first is `Respond`, and there is only one.
     pub effects: Vec<Effect>,
 }
 
@@ -68,77 +79,105 @@ impl Hsm {
     ///
     /// # Errors
     /// A row that this program cannot have written.
-    pub fn load(_rows: impl Iterator<Item = (Row, Vec<u8>)>) -> Result<Self, Broken> {
-        Ok(Self::default())
+    pub fn load(mut rows: impl Iterator<Item = (Row, Vec<u8>)>) -> Result<Self, Broken> {
+        let mut state = State::default();
+        rows.try_for_each(|(row, value)| state.absorb(&row, Some(&value)))?;
+        state.check_whole()?;
+        Ok(Self { state })
     }
 
     /// Judges a command against this state: total, and the same on every replica. Changes nothing by itself.
-    pub fn apply(&self, _index: Index, _command: &Command) -> Applied {
-        Applied { changes: Vec::new(), effects: vec![Effect::Respond(Err(ErrorCode::NotSupported.into()))] }
+    pub fn apply(&self, index: Index, command: &Command) -> Applied {
+        apply::apply(&self.state, index, command)
     }
 
     /// Takes over the changes of an applied command. Every row is the whole new value, so a repetition does no harm.
     ///
     /// # Panics
     /// When a change is not one that [`Hsm::apply`] makes: the node must stop.
-    pub fn absorb(&mut self, _changes: &[Change]) {}
+    pub fn absorb(&mut self, changes: &[Change]) {
+        if let Err(broken) = self.state.absorb_all(changes) {
+            panic!("a change that was just made cannot be taken over: {broken}");
+        }
+    }
 
     /// SHA-384 over all in-memory rows in their order. Costs time in proportion to the state.
     pub fn state_hash(&self) -> [u8; 48] {
-        [0; 48]
+        self.state.hash()
     }
 
     /// Where the cluster stands; `None` before it was formed.
     pub fn lifecycle(&self) -> Option<Lifecycle> {
-        None
+        self.state.lifecycle()
     }
 
     /// What there is one of; `None` before the cluster was formed.
     pub fn cluster(&self) -> Option<&ClusterRecord> {
-        None
+        self.state.cluster.as_ref()
     }
 
     /// Whether the cluster is in mode FIPS.
     pub fn is_fips(&self) -> bool {
-        false
+        self.state.is_fips()
     }
 
     /// How many token objects there are.
     pub fn object_count(&self) -> u64 {
-        0
+        self.state.objects.len()
     }
 
     /// How many login sessions there are.
     pub fn session_count(&self) -> u64 {
-        0
+        self.state.sessions.len() as u64
     }
 
-    /// How many users there are.
+    /// How many users there are, the appliance user included.
     pub fn user_count(&self) -> u64 {
-        0
+        self.state.users.len() as u64
+    }
+
+    /// Whether a session's time is over, so that housekeeping should propose `ExpireSessions`.
+    pub fn has_expired_sessions(&self, now: Stamp) -> bool {
+        self.state.sessions.values().any(|session| session.expires_at <= now)
     }
 
     /// All users in the order of their ids.
     pub fn users(&self) -> Vec<UserView> {
-        Vec::new()
+        self.state.users.iter().map(|(&user, record)| self.view(user, record)).collect()
     }
 
     /// The user of that name and role.
-    pub fn user(&self, _name: &UserName, _role: Role) -> Option<UserView> {
-        None
+    pub fn user(&self, name: &UserName, role: Role) -> Option<UserView> {
+        self.state.user_of(name, role).map(|(user, record)| self.view(user, record))
     }
 
     /// A user by id.
-    pub fn user_by_id(&self, _user: UserId) -> Option<UserView> {
-        None
+    pub fn user_by_id(&self, user: UserId) -> Option<UserView> {
+        self.state.users.get(&user).map(|record| self.view(user, record))
+    }
+
+    fn view(&self, user: UserId, record: &UserRecord) -> UserView {
+        UserView {
+            user,
+            name: record.name.clone(),
+            role: record.role,
+            locked: record.is_locked(),
+            enabled: record.enabled,
+            created_at: record.created_at,
+            keys: self.state.objects.owned_by(user),
+            sessions: self.state.sessions_of.get(&user).map_or(0, |sessions| sessions.len() as u64),
+        }
     }
 
     /// A login session, if it stands at that time: not expired, its user enabled and of the same generation.
     ///
     /// # Errors
     /// [`ErrorCode::NotLoggedIn`].
-    pub fn session(&self, _session: SessionId, _now: Stamp) -> Result<SessionView, Refusal> {
-        Err(ErrorCode::NotLoggedIn.into())
+    pub fn session(&self, session: SessionId, now: Stamp) -> Result<SessionView, Refusal> {
+        self.state.caller(session, Some(now))?;
+        let record = self.state.sessions.get(&session).ok_or(ErrorCode::NotLoggedIn)?;
+        let actor = Actor::Session { session, user: record.user, role: record.role };
+        Ok(SessionView { actor, public_key: record.public_key, expires_at: record.expires_at })
     }
 
     /// Whether the actor may still act: asked at every use of anything.
@@ -146,31 +185,51 @@ impl Hsm {
     /// # Errors
     /// [`ErrorCode::NotLoggedIn`] when the login has ended, [`ErrorCode::LifecycleRefused`] when the cluster is not
     /// active.
-    pub fn check(&self, _actor: &Actor, _now: Stamp) -> Result<(), Refusal> {
-        Err(ErrorCode::NotLoggedIn.into())
+    pub fn check(&self, actor: &Actor, now: Stamp) -> Result<(), Refusal> {
+        self.state.require_active()?;
+        self.state.caller_of(actor, Some(now)).map(|_| ())
+    }
+
+    /// Who acts, in a cluster that is in service. The session's expiry is for [`Hsm::check`].
+    fn caller(&self, actor: &Actor) -> Result<Caller, Refusal> {
+        self.state.require_active()?;
+        self.state.caller_of(actor, None)
     }
 
     /// A token object that the actor may see.
     ///
     /// # Errors
-    /// [`ErrorCode::ObjectUnknown`], whether it does not exist or may not be seen.
-    pub fn object(&self, _actor: &Actor, _handle: ObjectHandle) -> Result<Arc<Object>, Refusal> {
-        Err(ErrorCode::ObjectUnknown.into())
+    /// [`ErrorCode::ObjectUnknown`], whether it does not exist or may not be seen; [`ErrorCode::NotLoggedIn`].
+    pub fn object(&self, actor: &Actor, handle: ObjectHandle) -> Result<Arc<Object>, Refusal> {
+        let caller = self.caller(actor)?;
+        let object = self.state.objects.get(handle).filter(|object| sight::sees(caller, object));
+        object.cloned().ok_or(ErrorCode::ObjectUnknown.into())
     }
 
     /// Handles above `after` of the token objects that match and may be seen, in order, at most `limit`; and whether
     /// there are more.
     ///
+    /// Takes O(log n) and the objects that match what is indexed: label, id, class, key type, subject, and who may see.
+    /// A secret attribute matches nothing.
+    ///
     /// # Errors
     /// [`ErrorCode::NotLoggedIn`].
     pub fn find(
         &self,
-        _actor: &Actor,
-        _template: &Template,
-        _after: ObjectHandle,
-        _limit: usize,
+        actor: &Actor,
+        template: &Template,
+        after: ObjectHandle,
+        limit: usize,
     ) -> Result<(Vec<ObjectHandle>, bool), Refusal> {
-        Ok((Vec::new(), false))
+        let caller = self.caller(actor)?;
+        let scopes = sight::scopes(caller, template, self.state.objects.owners());
+        let shown = |object: &Object| sight::sees(caller, object);
+        Ok(self.state.objects.find(&scopes, template, shown, after, limit))
+    }
+
+    /// Whether a session object matches a template, by the rule of [`Hsm::find`].
+    pub fn matches(object: &Object, template: &Template) -> bool {
+        crate::objects::matches(object, template)
     }
 
     /// Whether `U` may be done with this key by this mechanism.
@@ -179,15 +238,21 @@ impl Hsm {
     /// through [`Hsm::needs`], wrapping through [`Hsm::authorize_wrap`].
     ///
     /// # Errors
-    /// Any refusal; [`ErrorCode::NotLoggedIn`] also when the key demands a confirmation that was not given.
+    /// Any refusal; [`ErrorCode::NotLoggedIn`] also when the key demands a confirmation that was not given (the subject
+    /// is then `CKA_ALWAYS_AUTHENTICATE`).
     pub fn authorize<U: KeyUse>(
         &self,
-        _actor: &Actor,
-        _object: &Object,
-        _mechanism: &Mechanism,
-        _confirmation: Confirmation,
+        actor: &Actor,
+        object: &Object,
+        mechanism: &Mechanism,
+        confirmation: Confirmation,
     ) -> Result<Permit<U>, Refusal> {
-        Err(ErrorCode::NotSupported.into())
+        // Uses without an operation of their own have their own ways: see `disclose` and `Request::CopyObject`.
+        if U::OPERATION.is_empty() || U::FLAG == Some(AttributeKind::Extractable) {
+            return Err(ErrorCode::NotSupported.into());
+        }
+        let caller = self.caller(actor)?;
+        Use { caller, object, mechanism, confirmation, fips: self.is_fips() }.permit()
     }
 
     /// Whether `key` may leave the HSM wrapped by `wrapping`.
@@ -196,38 +261,59 @@ impl Hsm {
     /// Any refusal.
     pub fn authorize_wrap(
         &self,
-        _actor: &Actor,
-        _wrapping: &Object,
-        _key: &Object,
-        _mechanism: &Mechanism,
+        actor: &Actor,
+        wrapping: &Object,
+        key: &Object,
+        mechanism: &Mechanism,
     ) -> Result<(Permit<Wrap>, Permit<BeWrapped>), Refusal> {
-        Err(ErrorCode::NotSupported.into())
+        let caller = self.caller(actor)?;
+        let (object, confirmation) = (wrapping, Confirmation::None);
+        usage::wrap(&Use { caller, object, mechanism, confirmation, fips: self.is_fips() }, key)
     }
 
     /// Whether this digest may be computed. Needs no login.
     ///
     /// # Errors
     /// [`ErrorCode::MechanismInvalid`], [`ErrorCode::MechanismParameters`], [`ErrorCode::FipsRefused`].
-    pub fn authorize_digest(&self, _mechanism: &Mechanism) -> Result<(), Refusal> {
-        Err(ErrorCode::NotSupported.into())
+    pub fn authorize_digest(&self, mechanism: &Mechanism) -> Result<(), Refusal> {
+        usage::digest(mechanism, self.is_fips())
     }
 
     /// Answers for attributes of an object that the actor may see, one for each kind asked and in that order. What an
     /// empty question means is for the caller: see [`Hsm::readable`].
-    pub fn disclose(&self, _actor: &Actor, _object: &Object, _kinds: &[AttributeKind]) -> Vec<Disclosure> {
-        Vec::new()
+    pub fn disclose(&self, actor: &Actor, object: &Object, kinds: &[AttributeKind]) -> Vec<Disclosure> {
+        let caller = self.caller(actor);
+        let one = |&kind: &AttributeKind| match caller {
+            Ok(caller) => disclosure::disclose(caller, object, kind, self.is_fips()),
+            Err(_) => Disclosure::Absent,
+        };
+        kinds.iter().map(one).collect()
     }
 
     /// Every attribute of the object that can be read without its payload.
-    pub fn readable(&self, _actor: &Actor, _object: &Object) -> Template {
-        Template::new()
+    pub fn readable(&self, actor: &Actor, object: &Object) -> Template {
+        let answers = self.disclose(actor, object, AttributeKind::ALL);
+        let values = AttributeKind::ALL.iter().zip(answers);
+        let values = values.filter_map(|(&kind, answer)| match answer {
+            Disclosure::Value(value) => Some((kind, value)),
+            Disclosure::Sensitive | Disclosure::Absent | Disclosure::FromPayload(..) => None,
+        });
+        values.collect()
+    }
+
+    /// The answer that a repeated call gets without being executed: its first result, or why there is none any more. Asked
+    /// before anything is made for a call, because a repetition would be refused for what its first execution did.
+    /// `None` = the call is new.
+    pub fn first_answer(&self, origin: &Origin) -> Option<Result<Response, Refusal>> {
+        apply::first_answer(&self.state, origin)
     }
 
     /// Judges a request early, and says what must be made for it.
     ///
     /// # Errors
     /// Any refusal.
-    pub fn needs(&self, _actor: &Actor, _request: Request<'_>) -> Result<Needs, Refusal> {
-        Err(ErrorCode::NotSupported.into())
+    pub fn needs(&self, actor: &Actor, request: Request<'_>) -> Result<Needs, Refusal> {
+        let caller = self.caller(actor)?;
+        needs::needs(&self.state, caller, request)
     }
 }

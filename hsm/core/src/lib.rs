@@ -7,6 +7,7 @@
 //! a plaintext key: `clippy.toml` and `deny.toml` keep it so. Below it is `hsm-protocol`; `hsm-crypto` makes what
 //! [`Needs`] asks for and demands its [`Permit`]s; `hsm-replication` orders commands and stores changes.
 
+mod apply;
 pub mod audit;
 pub mod change;
 pub mod cluster;
@@ -16,10 +17,17 @@ pub mod hsm;
 pub mod ids;
 pub mod limits;
 pub mod mechanisms;
+mod needs;
 pub mod object;
+mod objects;
 pub mod permit;
+mod policy;
+mod records;
 pub mod refusal;
 pub mod request;
+pub mod rows;
+mod state;
+mod work;
 
 pub use change::{Change, Effect, Response, Row};
 pub use cluster::ClusterRecord;

@@ -36,6 +36,10 @@ pub const LAST_ADMIN_DELAY_MAXIMUM_MILLISECONDS: u64 = 15 * 60 * 1_000;
 /// are forgotten (and stay counted).
 pub const ATTEMPTS_OPEN: usize = 4_096;
 
+/// After how many milliseconds to come again when a user's attempts under way are as many as may fail: about the time
+/// that one password takes to stretch.
+pub const LOGIN_RETRY_MILLISECONDS: u64 = 100;
+
 /// Milliseconds for which a reservation may be finished.
 pub const ATTEMPT_MILLISECONDS: u64 = 60 * 1_000;
 
@@ -55,6 +59,9 @@ pub const SESSION_MILLISECONDS: u64 = 24 * 60 * 60 * 1_000;
 /// A session that has used up this share of its life (1 / n) without renewal is idle, and may be ended to make room for
 /// a new one of the same user. Libraries renew before.
 pub const SESSION_IDLE_SHARE: u64 = 2;
+
+/// Sessions that one command of housekeeping ends: each writes an audit record, and a command must stay short.
+pub const EXPIRIES_PER_COMMAND: usize = 1_024;
 
 /// Results that a session may have unconfirmed: as many as a connection may have requests unanswered.
 pub const RESULTS_PER_SESSION: usize = protocol::REQUESTS_IN_FLIGHT as usize;

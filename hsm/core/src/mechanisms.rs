@@ -74,9 +74,8 @@ impl MechanismRow {
             KeySize::None => (0, 0),
             KeySize::Bits(minimum, maximum) | KeySize::Bytes(minimum, maximum) => (minimum, maximum),
         };
-        let on_curves = self.key_types.iter().any(|kind| {
-            matches!(kind, KeyType::Ec | KeyType::EcEdwards | KeyType::EcMontgomery)
-        });
+        let on_curves =
+            self.key_types.iter().any(|kind| matches!(kind, KeyType::Ec | KeyType::EcEdwards | KeyType::EcMontgomery));
         let curve_flags = if on_curves { operations::CURVE_FLAGS } else { 0 };
         Some(MechanismInfo { kind: self.kind, minimum, maximum, flags: operations.flags() | curve_flags })
     }

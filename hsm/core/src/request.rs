@@ -24,7 +24,12 @@ pub enum Request<'a> {
     /// `C_DestroyObject`. Answer: [`Needs::Nothing`].
     DestroyObject { object: &'a Object },
     /// `C_UnwrapKey`. Answer: [`Needs::Unwrap`].
-    UnwrapKey { mechanism: &'a Mechanism, unwrapping_key: &'a Object, template: &'a Template, confirmation: Confirmation },
+    UnwrapKey {
+        mechanism: &'a Mechanism,
+        unwrapping_key: &'a Object,
+        template: &'a Template,
+        confirmation: Confirmation,
+    },
     /// `C_DeriveKey`. `second` is the other key of `CKM_CONCATENATE_BASE_AND_KEY`, or the salt key of HKDF.
     /// Answer: [`Needs::Derive`].
     DeriveKey {
@@ -249,18 +254,4 @@ pub enum Disclosure {
     Absent,
     /// It may be told, and stands in the payload: ask `hsm-crypto` with this permit.
     FromPayload(Permit<Disclose>, AttributeKind),
-}
-
-impl Draft {
-    /// The object, once its material is known.
-    ///
-    /// # Errors
-    /// [`hsm_protocol::ErrorCode::TemplateInconsistent`] when a fact contradicts what the caller asked for.
-    pub fn complete(self, facts: Facts, uid: crate::ids::ObjectUid) -> Result<Object, crate::refusal::Refusal> {
-        let mut attributes = self.attributes;
-        for (kind, value) in facts.0.iter() {
-            attributes.insert(kind, value.clone());
-        }
-        Ok(Object::new(uid, self.owner, attributes, self.has_payload))
-    }
 }

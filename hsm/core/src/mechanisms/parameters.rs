@@ -99,9 +99,7 @@ pub fn check_parameters(
 fn is_approved(parameters: &Parameters, operation: Operations) -> bool {
     let makes = |one: Operations| operation == one;
     match parameters {
-        Parameters::Gcm { generate_iv, .. } => {
-            *generate_iv || !(makes(Operations::ENCRYPT) || makes(Operations::WRAP))
-        }
+        Parameters::Gcm { generate_iv, .. } => *generate_iv || !(makes(Operations::ENCRYPT) || makes(Operations::WRAP)),
         Parameters::Pss { hash, .. } => *hash != MechanismKind::SHA_1 || !makes(Operations::SIGN),
         Parameters::Ecdh { kdf, .. } => *kdf != kdf::SHA1,
         _ => true,
@@ -120,7 +118,8 @@ mod tests {
 
     #[test]
     fn fips_refuses_an_iv_that_the_caller_chose_for_gcm_encryption() {
-        let gcm = |generate_iv| Parameters::Gcm { iv: vec![0; 12], additional_data: vec![], tag_bits: 128, generate_iv };
+        let gcm =
+            |generate_iv| Parameters::Gcm { iv: vec![0; 12], additional_data: vec![], tag_bits: 128, generate_iv };
         let kind = MechanismKind::AES_GCM;
         assert_eq!(check(kind, gcm(false), Operations::ENCRYPT, true), Some(ErrorCode::FipsRefused));
         assert_eq!(check(kind, gcm(true), Operations::ENCRYPT, true), None);
