@@ -23,7 +23,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 pub(crate) use files::Password;
-pub(crate) use process::Running;
+pub(crate) use process::{Running, other_addresses};
 
 use crate::narrate;
 use crate::workspace::{Workspace, capture};
@@ -44,6 +44,10 @@ pub(crate) struct Wishes {
     pub(crate) fips: bool,
     /// Group that may read the clients' files.
     pub(crate) client_group: Option<String>,
+    /// Filter of the HSM's log, when it shall not be the usual one.
+    pub(crate) log: Option<&'static str>,
+    /// Let the system write a core when the HSM crashes, which the HSM must prevent.
+    pub(crate) cores: bool,
 }
 
 /// The folder and what is known of it.

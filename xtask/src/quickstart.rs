@@ -46,7 +46,7 @@ pub(crate) struct Arguments {
 
 /// Runs it.
 pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
-    let wishes = Wishes { fips: arguments.fips, client_group: arguments.client_group.clone() };
+    let wishes = Wishes { fips: arguments.fips, client_group: arguments.client_group.clone(), ..Wishes::default() };
     let installation = Installation::at(workspace, &workspace.path(FOLDER), wishes)?;
     if arguments.stop {
         return stop(&installation);
@@ -162,8 +162,13 @@ fn stay(installation: &Installation, mut running: Running) -> Result<()> {
     narrate::heading("The HSM runs until you press Ctrl-C. Its log: ");
     narrate::line(installation.log().display());
     let (sender, receiver) = channel();
-    // The receiver lives as long as this function, and after it the process ends: a lost notice has no reader.
-    ctrlc::set_handler(move || drop(sender.send(()))).context("Ctrl-C cannot be caught")?;
+    ctrlc::set_handler(move || {
+        // Without a receiver the process is ending already.
+        if sender.send(()).is_err() {
+            std::process::exit(1);
+        }
+    })
+    .context("Ctrl-C cannot be caught")?;
     loop {
         match receiver.recv_timeout(Duration::from_millis(500)) {
             Err(RecvTimeoutError::Timeout) => {}

@@ -50,6 +50,12 @@ impl Running {
         }
     }
 
+    /// Waits for the end of a child that was told to end by other means.
+    pub(crate) fn wait(mut self) -> Result<()> {
+        self.child.as_mut().context("only an HSM that was started here can be waited for")?.wait()?;
+        Ok(())
+    }
+
     /// Ends it at once, as a power cut would, and reaps it.
     pub(crate) fn kill(mut self) -> Result<()> {
         let child = self.child.as_mut().context("only an HSM that was started here can be killed here")?;
@@ -79,38 +85,54 @@ impl Installation {
         (is_ours(process) && self.status().is_ok()).then_some(Running { child: None, process })
     }
 
-    /// Starts the HSM, in a process group of its own, and waits until it answers.
+    /// Starts the HSM and says so.
     pub(crate) fn start(&self) -> Result<Running> {
         let step = narrate::begin("start the HSM");
+        let running = self.start_quietly()?;
+        let Addresses { clients, health } = self.addresses()?;
+        step.done(format!("process {}, clients {clients}, health {health}", running.process));
+        Ok(running)
+    }
+
+    /// Starts the HSM, in a process group of its own, and waits until it answers.
+    pub(crate) fn start_quietly(&self) -> Result<Running> {
         let addresses = self.choose_addresses()?;
-        let log = std::fs::File::options().create(true).append(true).open(self.log())?;
-        let mut command = Command::new(self.programs.join("kagimori-hsm"));
-        command.arg("serve").arg("--data-dir").arg(self.data()).arg("--listen").arg(addresses.clients.to_string());
-        command
-            .arg("--management-socket")
-            .arg(self.management_socket())
-            .arg("--health")
-            .arg(addresses.health.to_string());
-        command.current_dir(self.hsm()).process_group(0).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let mut child = command.spawn().context("kagimori-hsm cannot be started")?;
-        let process = child.id();
-        super::files::write_private(&self.process_file(), &process.to_string())?;
+        let mut child = self.serve(addresses)?.spawn().context("kagimori-hsm cannot be started")?;
+        super::files::write_private(&self.process_file(), &child.id().to_string())?;
         let began = Instant::now();
         while self.status().is_err() {
             if let Some(status) = child.try_wait()? {
-                bail!(
-                    "the HSM ended while it started ({status}); its log {} says why:\n{}",
-                    self.log().display(),
-                    self.end_of_log()
-                );
+                let (log, end) = (self.log(), self.end_of_log());
+                bail!("the HSM ended while it started ({status}); its log {} says why:\n{end}", log.display());
             }
             if began.elapsed() > PATIENCE {
                 bail!("the HSM does not answer after {PATIENCE:?}; look at its log {}", self.log().display());
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        step.done(format!("process {process}, clients {}, health {}", addresses.clients, addresses.health));
-        Ok(Running { child: Some(child), process })
+        Ok(Running { process: child.id(), child: Some(child) })
+    }
+
+    /// The command that runs the HSM, its output going to the log.
+    pub(crate) fn serve(&self, addresses: Addresses) -> Result<Command> {
+        let program = self.programs.join("kagimori-hsm");
+        let mut command = if self.wishes.cores {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", "ulimit -c unlimited; exec \"$0\" \"$@\""]).arg(program);
+            shell
+        } else {
+            Command::new(program)
+        };
+        command.arg("serve").arg("--data-dir").arg(self.data()).arg("--listen").arg(addresses.clients.to_string());
+        command.arg("--management-socket").arg(self.management_socket());
+        command.arg("--health").arg(addresses.health.to_string());
+        if let Some(filter) = self.wishes.log {
+            command.args(["--log", filter]);
+        }
+        let log =
+            std::fs::File::options().create(true).append(true).open(self.log()).context("no log can be written")?;
+        command.current_dir(self.hsm()).process_group(0).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        Ok(command)
     }
 
     /// Asks the HSM to stop and waits until it has.
@@ -169,6 +191,11 @@ impl Installation {
         std::fs::write(self.hsm().join("addresses"), text).context("the HSM's addresses cannot be written down")?;
         Ok(Addresses { clients, health })
     }
+}
+
+/// Two addresses that nobody uses, for a second HSM.
+pub(crate) fn other_addresses() -> Result<Addresses> {
+    Ok(Addresses { clients: free(0)?, health: free(0)? })
 }
 
 /// A free loopback address: with this port, or else one that the system chooses.
