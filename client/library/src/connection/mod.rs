@@ -11,8 +11,6 @@ mod ledger;
 mod lost;
 mod multiplex;
 mod socket;
-#[cfg(test)]
-mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

@@ -34,12 +34,6 @@ impl Socket {
         Ok(Self { descriptor })
     }
 
-    /// One end of a pair, for tests.
-    #[cfg(test)]
-    pub(crate) fn from_unix(stream: UnixStream) -> Self {
-        Self { descriptor: OwnedFd::from(stream) }
-    }
-
     /// What has arrived; `WouldBlock` = nothing; `Ok(0)` = the peer has closed.
     pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
         system::receive(self.as_raw_fd(), buffer)
