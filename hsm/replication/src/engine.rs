@@ -209,8 +209,8 @@ impl Engine {
     /// Waits until commands can be proposed: a sole voter elects itself and applies its log; a member of several does so
     /// with the others, in its own time.
     async fn become_ready(&self) -> Result<(), OpenFault> {
-        let voters = self.raft.metrics().borrow().membership_config.voter_ids().count();
-        if voters == 1 {
+        let voters = self.raft.with_raft_state(|state| state.membership_state.effective().voter_ids().count());
+        if voters.await.map_err(|fatal| engine_fault(&fatal))? == 1 {
             self.raft.trigger().elect().await.map_err(|fatal| engine_fault(&fatal))?;
             self.lead().await?;
         }
