@@ -9,7 +9,10 @@
 //! only, and system calls for memory in `secret/`.
 
 mod fault;
+mod key;
+mod mechanism;
 mod module;
+mod operation;
 pub mod password;
 mod payload;
 mod random;
@@ -17,12 +20,20 @@ mod random;
 mod secret;
 mod sealing;
 mod self_test;
+mod session_proof;
+mod stream;
 #[expect(unsafe_code, reason = "the C interface of AWS-LC")]
 mod wide;
 
 pub use fault::{CryptoFault, SealBroken, SelfTestFailure};
+pub use key::Key;
+pub use key::make::{Made, MadePair, generate_pair, generate_secret, import, is_slow_pair};
+pub use mechanism::Encrypted;
 pub use module::Module;
+pub use operation::{decrypt, derive, digest, encrypt, sign, sign_recover, unwrap, verify, verify_recover, wrap};
 pub use payload::{Payload, disclose};
 pub use random::{NoiseSource, SystemNoise};
 pub use sealing::{ClusterKeys, MasterKey, RootFault, RootOfTrust, RowSum, StorageKey, TokenClaims};
 pub use secret::{MemoryKind, SecretBytes};
+pub use session_proof::verify_session_proof;
+pub use stream::{Finished, Stream};

@@ -16,7 +16,7 @@ const WINDOW: u32 = 512;
 
 /// 1 + CRITBINOM(512, 2^-4, 1 - 2^-40): so many samples of a window equal to its first one are too many. The test
 /// `the_cutoff_of_the_proportion_test_is_the_standards_quantile` computes it.
-const PROPORTION_CUTOFF: u32 = 77;
+const PROPORTION_CUTOFF: u32 = 78;
 
 /// Both tests, going on over everything that the source ever gives.
 pub(crate) struct Monitor {

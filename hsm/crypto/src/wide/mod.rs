@@ -21,7 +21,9 @@ pub(crate) mod stretch;
 pub(crate) use aead::Gcm;
 pub(crate) use cipher::{Cipher, Direction, Mode};
 pub(crate) use digest::{Digest, Hash};
+pub(crate) use elliptic::{EcKey, NamedCurve};
 pub(crate) use mac::{Cmac, Hmac};
+pub(crate) use rsa::Rsa;
 
 /// The library said no. Which no it was is for the caller to know from what he asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,352 @@
+//! New keys: generated, or brought from outside and checked. What is learnt of them becomes facts.
+
+use hsm_core::curve::{Curve, ED25519_PARAMS, X25519_PARAMS, der_octet_string};
+use hsm_core::request::{Draft, Facts, Material, PairSpec};
+use hsm_protocol::{AttributeKind, AttributeValue, KeyType, ObjectClass};
+
+use super::curve::CurveKey;
+use super::{KeyMaterial, curve_of, fixed, raw};
+use crate::fault::{CryptoFault, SelfTestFailure};
+use crate::module::Module;
+use crate::payload::Payload;
+use crate::secret::SecretBytes;
+use crate::wide::block::BlockKey;
+use crate::wide::edwards::{self, Scheme, SigningKey};
+use crate::wide::encoding::{self, ParsedKey};
+use crate::wide::rsa::Padding;
+use crate::wide::{Hash, Rsa};
+
+/// Bytes of `CKA_CHECK_VALUE` (PKCS#11 3.2 §4.10.2).
+const CHECK: usize = 3;
+
+/// A new object's secret part, and what may be known of it.
+pub struct Made {
+    /// Attributes that are no secret, for `Draft::complete`.
+    pub facts: Facts,
+    /// The secret part; `None` for public keys, certificates and public data.
+    pub payload: Option<Payload>,
+}
+
+/// A new key pair.
+pub struct MadePair {
+    /// Facts of the public key.
+    pub public: Facts,
+    /// Facts of the private key.
+    pub private: Facts,
+    /// The secret part of the private key.
+    pub payload: Payload,
+}
+
+/// Whether making such a pair takes so long that it should not hold up others on its thread: RSA takes tenths of seconds
+/// to minutes.
+pub fn is_slow_pair(pair: &PairSpec) -> bool {
+    matches!(pair, PairSpec::Rsa { .. })
+}
+
+/// Makes a secret key of so many random bytes.
+///
+/// # Errors
+/// [`CryptoFault::AttributeValue`] of `CKA_VALUE_LEN` when no key of the draft's type has that length.
+pub fn generate_secret(module: &Module, draft: &Draft, bytes: usize) -> Result<Made, CryptoFault> {
+    let key_type = draft.key_type().ok_or(CryptoFault::AttributeMissing(AttributeKind::KeyType))?;
+    let mut value = SecretBytes::zeros(bytes);
+    module.random(value.expose_mut())?;
+    secret(key_type, value).map_err(|_| CryptoFault::AttributeValue(AttributeKind::ValueLen))
+}
+
+/// Makes a key pair and tests that its halves belong together.
+///
+/// # Errors
+/// [`CryptoFault::AttributeValue`] of `CKA_PUBLIC_EXPONENT` or `CKA_MODULUS_BITS` when there is no such RSA key (the
+/// exponent must be odd, from 3 to 2^32); [`CryptoFault::ModuleFailed`] when the pair fails its test: stop the node.
+pub fn generate_pair(module: &Module, pair: &PairSpec) -> Result<MadePair, CryptoFault> {
+    let material = match pair {
+        PairSpec::Rsa { bits, exponent } => {
+            let possible = exponent.last().is_some_and(|last| last & 1 == 1);
+            let possible = possible && exponent.len() <= 4 && exponent.as_slice() != [1];
+            if !possible {
+                return Err(CryptoFault::AttributeValue(AttributeKind::PublicExponent));
+            }
+            let rsa = Rsa::generate(*bits, exponent);
+            KeyMaterial::Rsa(rsa.map_err(|_| CryptoFault::AttributeValue(AttributeKind::ModulusBits))?)
+        }
+        PairSpec::Ec(curve) => KeyMaterial::Curve(CurveKey::generate(*curve)?),
+        PairSpec::Ed25519 => {
+            let mut seed = SecretBytes::zeros(edwards::KEY);
+            module.random(seed.expose_mut())?;
+            return edwards_pair(seed);
+        }
+        PairSpec::X25519 => {
+            let mut key = SecretBytes::zeros(edwards::KEY);
+            module.random(key.expose_mut())?;
+            KeyMaterial::X25519Private(key)
+        }
+    };
+    pairwise(module, &material)?;
+    let payload = payload_of(&material)?;
+    Ok(MadePair { public: public_facts(&material)?, private: private_facts(&material)?, payload })
+}
+
+fn edwards_pair(seed: SecretBytes) -> Result<MadePair, CryptoFault> {
+    let key = SigningKey::from_seed(&fixed(seed.expose())?);
+    let message = b"kagimori pairwise test";
+    let signature = key.sign(Scheme::Pure, message)?;
+    let signature = signature.as_slice().try_into().map_err(|_| CryptoFault::ModuleFailed)?;
+    if !edwards::verify(Scheme::Pure, &fixed(key.public())?, message, signature) {
+        return Err(SelfTestFailure::Pairwise("Ed25519").into());
+    }
+    let material = KeyMaterial::Ed25519Private(key);
+    let payload = Payload::new().with(AttributeKind::Value, seed);
+    Ok(MadePair { public: public_facts(&material)?, private: private_facts(&material)?, payload })
+}
+
+/// Pairwise consistency test (FIPS 140-3 IG 10.3.A): what the private half does, the public half must undo.
+fn pairwise(module: &Module, material: &KeyMaterial) -> Result<(), CryptoFault> {
+    let digest: [u8; 32] = module.random_bytes()?;
+    match material {
+        KeyMaterial::Rsa(rsa) => {
+            let (n, e) = rsa.public_numbers()?;
+            let public = Rsa::from_public(&n, &e)?;
+            let signature = rsa.sign(Padding::Pkcs1, &digest)?;
+            if public.recover(Padding::Pkcs1, &signature)? != digest {
+                return Err(SelfTestFailure::Pairwise("RSA").into());
+            }
+        }
+        KeyMaterial::Curve(key) => {
+            let public = CurveKey::from_point(key.curve(), &key.point()?)?;
+            let verified = public.verify(&digest, &key.sign(&digest)?);
+            verified.map_err(|_| SelfTestFailure::Pairwise("ECDSA"))?;
+        }
+        KeyMaterial::X25519Private(key) => {
+            let (mine, theirs) = (fixed(key.expose())?, digest);
+            let one = edwards::x25519(&mine, &edwards::x25519_public(&theirs))?;
+            let other = edwards::x25519(&theirs, &edwards::x25519_public(&mine))?;
+            if one.expose() != other.expose() {
+                return Err(SelfTestFailure::Pairwise("X25519").into());
+            }
+        }
+        _ => return Err(CryptoFault::KeyType),
+    }
+    Ok(())
+}
+
+/// Checks what the caller brought (`C_CreateObject`), and takes its secret part.
+///
+/// # Errors
+/// [`CryptoFault::AttributeMissing`], [`CryptoFault::AttributeValue`], [`CryptoFault::AttributeInconsistent`],
+/// [`CryptoFault::KeyMaterial`].
+pub fn import(draft: &Draft, material: &Material) -> Result<Made, CryptoFault> {
+    let given = |kind| material.octets(kind).ok_or(CryptoFault::AttributeMissing(kind));
+    let key_type = || draft.key_type().ok_or(CryptoFault::AttributeMissing(AttributeKind::KeyType));
+    match draft.class() {
+        ObjectClass::SecretKey => secret(key_type()?, SecretBytes::copy_of(given(AttributeKind::Value)?)),
+        ObjectClass::PublicKey => {
+            let key = KeyMaterial::public(key_type()?, given)?;
+            check_size(&key)?;
+            Ok(Made { facts: public_facts(&key)?, payload: None })
+        }
+        ObjectClass::PrivateKey => {
+            let made = private(&import_private(key_type()?, material)?, material.octets(AttributeKind::Value))?;
+            agrees(&made.facts, AttributeKind::EcPoint, material.octets(AttributeKind::EcPoint).map(raw))?;
+            agrees(&made.facts, AttributeKind::PublicKeyInfo, material.octets(AttributeKind::PublicKeyInfo))?;
+            Ok(made)
+        }
+        ObjectClass::Data | ObjectClass::Certificate => Ok(data(draft, material.octets(AttributeKind::Value))),
+    }
+}
+
+/// Takes a key that came out of a wrapping or of a derivation: the octets of a secret key or of data, PKCS#8 of a private
+/// key.
+pub(crate) fn from_octets(draft: &Draft, octets: SecretBytes) -> Result<Made, CryptoFault> {
+    match draft.class() {
+        ObjectClass::SecretKey => {
+            secret(draft.key_type().ok_or(CryptoFault::AttributeMissing(AttributeKind::KeyType))?, octets)
+        }
+        ObjectClass::PrivateKey => from_private_info(draft, &octets),
+        ObjectClass::Data => Ok(data(draft, Some(octets.expose()))),
+        ObjectClass::PublicKey | ObjectClass::Certificate => Err(CryptoFault::AttributeValue(AttributeKind::Class)),
+    }
+}
+
+fn from_private_info(draft: &Draft, octets: &SecretBytes) -> Result<Made, CryptoFault> {
+    let parsed = encoding::parse_private_info(octets.expose()).map_err(|_| CryptoFault::WrappedKeyInvalid)?;
+    let (material, seed, key_type) = match parsed {
+        ParsedKey::Rsa(rsa) => (KeyMaterial::Rsa(rsa), None, KeyType::Rsa),
+        ParsedKey::Ec(key) => (KeyMaterial::Curve(CurveKey::adopt(key)?), None, KeyType::Ec),
+        ParsedKey::Ed25519(seed) => {
+            let key = SigningKey::from_seed(&fixed(seed.expose())?);
+            (KeyMaterial::Ed25519Private(key), Some(seed), KeyType::EcEdwards)
+        }
+        ParsedKey::X25519(key) => (KeyMaterial::X25519Private(key), None, KeyType::EcMontgomery),
+    };
+    if draft.key_type().is_some_and(|wanted| wanted != key_type) {
+        return Err(CryptoFault::AttributeInconsistent(AttributeKind::KeyType));
+    }
+    private(&material, seed.as_ref().map(SecretBytes::expose))
+}
+
+/// A secret key: its payload and facts.
+fn secret(key_type: KeyType, value: SecretBytes) -> Result<Made, CryptoFault> {
+    if value.is_empty() {
+        return Err(CryptoFault::AttributeValue(AttributeKind::Value));
+    }
+    let check = match key_type {
+        KeyType::Aes => {
+            let key = BlockKey::encrypting(value.expose());
+            key.map_err(|_| CryptoFault::AttributeValue(AttributeKind::Value))?.encrypt(&[0; 16])[..CHECK].to_vec()
+        }
+        _ if key_type.is_octets() => check_value(value.expose())?,
+        _ => return Err(CryptoFault::KeyType),
+    };
+    let facts = Facts::new()
+        .with_number(AttributeKind::ValueLen, value.len() as u64)
+        .with_octets(AttributeKind::CheckValue, check);
+    Ok(Made { facts, payload: Some(Payload::new().with(AttributeKind::Value, value)) })
+}
+
+/// A data object or certificate.
+fn data(draft: &Draft, value: Option<&[u8]>) -> Made {
+    let payload = draft
+        .has_payload()
+        .then(|| Payload::new().with(AttributeKind::Value, SecretBytes::copy_of(value.unwrap_or_default())));
+    Made { facts: Facts::new(), payload }
+}
+
+/// A private key: its payload and facts. `value` is the seed of an Ed25519 key.
+fn private(material: &KeyMaterial, value: Option<&[u8]>) -> Result<Made, CryptoFault> {
+    check_size(material)?;
+    let payload = match (material, value) {
+        (KeyMaterial::Ed25519Private(_), Some(seed)) => {
+            Payload::new().with(AttributeKind::Value, SecretBytes::copy_of(seed))
+        }
+        _ => payload_of(material)?,
+    };
+    Ok(Made { facts: private_facts(material)?, payload: Some(payload) })
+}
+
+fn import_private(key_type: KeyType, material: &Material) -> Result<KeyMaterial, CryptoFault> {
+    let given = |kind| material.octets(kind).ok_or(CryptoFault::AttributeMissing(kind));
+    match key_type {
+        KeyType::Rsa => import_rsa(material).map(KeyMaterial::Rsa),
+        KeyType::Ec => {
+            let curve = curve_of(given(AttributeKind::EcParams)?)?;
+            CurveKey::from_scalar(curve, given(AttributeKind::Value)?).map(KeyMaterial::Curve)
+        }
+        KeyType::EcEdwards => {
+            Ok(KeyMaterial::Ed25519Private(SigningKey::from_seed(&fixed(given(AttributeKind::Value)?)?)))
+        }
+        KeyType::EcMontgomery => {
+            let value = given(AttributeKind::Value)?;
+            fixed(value)?;
+            Ok(KeyMaterial::X25519Private(SecretBytes::copy_of(value)))
+        }
+        _ => Err(CryptoFault::KeyType),
+    }
+}
+
+/// An RSA key with or without its primes and CRT values (PKCS#11 3.2 §6.1.3 asks for modulus and private exponent only).
+/// What is given must fit; what is missing is computed.
+fn import_rsa(material: &Material) -> Result<Rsa, CryptoFault> {
+    let given = |kind| material.octets(kind).ok_or(CryptoFault::AttributeMissing(kind));
+    let (n, e) = (given(AttributeKind::Modulus)?, given(AttributeKind::PublicExponent)?);
+    let d = given(AttributeKind::PrivateExponent)?;
+    let primes = material.octets(AttributeKind::Prime1).zip(material.octets(AttributeKind::Prime2));
+    let rsa = Rsa::from_exponents(n, e, d, primes).map_err(|_| CryptoFault::KeyMaterial)?;
+    let numbers = rsa.numbers()?;
+    let expected = [
+        (AttributeKind::Exponent1, &numbers.dp),
+        (AttributeKind::Exponent2, &numbers.dq),
+        (AttributeKind::Coefficient, &numbers.qi),
+    ];
+    let fits = |(kind, number): &(AttributeKind, &SecretBytes)| {
+        primes.is_none() || material.octets(*kind).is_none_or(|given| significant(given) == number.expose())
+    };
+    if expected.iter().all(fits) { Ok(rsa) } else { Err(CryptoFault::KeyMaterial) }
+}
+
+/// The secret attributes of a private key.
+fn payload_of(material: &KeyMaterial) -> Result<Payload, CryptoFault> {
+    match material {
+        KeyMaterial::Rsa(rsa) => {
+            let numbers = rsa.numbers()?;
+            Ok(Payload::new()
+                .with(AttributeKind::PrivateExponent, numbers.d)
+                .with(AttributeKind::Prime1, numbers.p)
+                .with(AttributeKind::Prime2, numbers.q)
+                .with(AttributeKind::Exponent1, numbers.dp)
+                .with(AttributeKind::Exponent2, numbers.dq)
+                .with(AttributeKind::Coefficient, numbers.qi))
+        }
+        KeyMaterial::Curve(key) => Ok(Payload::new().with(AttributeKind::Value, key.scalar()?)),
+        KeyMaterial::X25519Private(key) => {
+            Ok(Payload::new().with(AttributeKind::Value, SecretBytes::copy_of(key.expose())))
+        }
+        _ => Err(CryptoFault::KeyType),
+    }
+}
+
+/// What is known of a public key.
+fn public_facts(material: &KeyMaterial) -> Result<Facts, CryptoFault> {
+    let facts = private_facts(material)?;
+    Ok(match material {
+        KeyMaterial::Rsa(rsa) => facts.with_number(AttributeKind::ModulusBits, u64::from(rsa.bits())),
+        _ => facts,
+    })
+}
+
+/// What is known of a private key: its public numbers, so that the public key can be had from it.
+fn private_facts(material: &KeyMaterial) -> Result<Facts, CryptoFault> {
+    let info = material.public_info()?;
+    let check = check_value(&info)?;
+    let facts = Facts::new()
+        .with_octets(AttributeKind::PublicKeyInfo, info)
+        .with_octets(AttributeKind::CheckValue, check);
+    let with_point = |facts: Facts, params: &[u8], point: &[u8]| {
+        facts.with_octets(AttributeKind::EcParams, params).with_octets(AttributeKind::EcPoint, der_octet_string(point))
+    };
+    Ok(match material {
+        KeyMaterial::Rsa(rsa) => {
+            let (n, e) = rsa.public_numbers()?;
+            facts.with_octets(AttributeKind::Modulus, n).with_octets(AttributeKind::PublicExponent, e)
+        }
+        KeyMaterial::Curve(key) => with_point(facts, Curve::params(key.curve()), &key.point()?),
+        KeyMaterial::Ed25519Private(key) => with_point(facts, ED25519_PARAMS, key.public()),
+        KeyMaterial::Ed25519Public(key) => with_point(facts, ED25519_PARAMS, key),
+        KeyMaterial::X25519Private(key) => {
+            with_point(facts, X25519_PARAMS, &edwards::x25519_public(&fixed(key.expose())?))
+        }
+        KeyMaterial::X25519Public(key) => with_point(facts, X25519_PARAMS, key),
+        KeyMaterial::Aes(_) | KeyMaterial::Octets(_) => return Err(CryptoFault::KeyType),
+    })
+}
+
+/// Sizes of RSA keys that come from outside: the same as of keys that are made here.
+fn check_size(material: &KeyMaterial) -> Result<(), CryptoFault> {
+    use hsm_core::limits::{RSA_BITS_MAXIMUM, RSA_BITS_MINIMUM};
+    match material {
+        KeyMaterial::Rsa(rsa) if !(RSA_BITS_MINIMUM..=RSA_BITS_MAXIMUM).contains(&u64::from(rsa.bits())) => {
+            Err(CryptoFault::KeySize)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether an attribute that was given is the one that was found.
+fn agrees(facts: &Facts, kind: AttributeKind, given: Option<&[u8]>) -> Result<(), CryptoFault> {
+    let found = facts.attributes().get(kind).and_then(AttributeValue::as_octets).map(raw);
+    match given.filter(|given| !given.is_empty()) {
+        Some(given) if found != Some(given) => Err(CryptoFault::AttributeInconsistent(kind)),
+        _ => Ok(()),
+    }
+}
+
+/// `CKA_CHECK_VALUE` of whatever has no block cipher: the first three bytes of SHA-1.
+fn check_value(bytes: &[u8]) -> Result<Vec<u8>, CryptoFault> {
+    Ok(Hash::Sha1.digest(bytes)?[..CHECK].to_vec())
+}
+
+/// A number without its leading zeros.
+fn significant(number: &[u8]) -> &[u8] {
+    let first = number.iter().position(|&byte| byte != 0).unwrap_or(number.len());
+    &number[first..]
+}
