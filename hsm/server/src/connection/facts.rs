@@ -15,14 +15,14 @@ pub struct ConnectionFacts {
 
 /// What the rate limit of logins counts by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum LoginOrigin {
+pub(crate) enum Origin {
     /// An address; IPv6 by its network of 64 bits, since one host has all of that.
     Address(IpAddr),
     /// A user of this host.
     User(u32),
 }
 
-impl LoginOrigin {
+impl Origin {
     pub(crate) fn of(source: Source) -> Self {
         match source {
             Source::Network(address) => Self::Address(match address.ip().to_canonical() {
@@ -40,7 +40,7 @@ mod tests {
 
     #[test]
     fn addresses_of_one_ipv6_network_count_as_one() {
-        let origin = |address: &str| LoginOrigin::of(Source::Network(address.parse().unwrap()));
+        let origin = |address: &str| Origin::of(Source::Network(address.parse().unwrap()));
         assert_eq!(origin("[2001:db8::1]:5"), origin("[2001:db8::ffff:2]:6"));
         assert_ne!(origin("[2001:db8::1]:5"), origin("[2001:db8:0:1::1]:5"));
         assert_eq!(origin("[::ffff:192.0.2.1]:1"), origin("192.0.2.1:2"));

@@ -13,6 +13,7 @@ use hsm_replication::Outcome;
 use super::caller::{Connection, reply_message};
 use super::failure::Failure;
 use super::limits::{BUSY_RETRY, INDEX_WAIT, REMAKES};
+use super::newborn;
 use super::service::Service;
 use super::workers::Workers;
 use crate::connection::late::LateReply;
@@ -79,6 +80,15 @@ impl Call<'_> {
             Actor::Nobody => None,
         };
         Origin { session, sequence: self.sequence, lowest_unanswered: self.lowest_unanswered }
+    }
+
+    /// The answer that this call had before, if it is a repetition.
+    pub(crate) fn first_answer(&self) -> Option<Result<Body>> {
+        if self.sequence == 0 {
+            return None;
+        }
+        let answer = self.service.node().read().first_answer(&self.origin())?;
+        Some(answer.map_err(Failure::from).and_then(|response| newborn::repeated(self, response)))
     }
 
     /// Goes on with this request on a worker for long computations.
@@ -225,7 +235,11 @@ impl Change {
         let job = move || match (self.make)(&self.late.call()) {
             Ok(Made::Action(action, then)) => self.propose(action, then),
             Ok(Made::Body(body)) => self.late.answer(Ok(body)),
-            Err(failure) => self.late.answer(Err(failure)),
+            // Its first execution may have come in between.
+            Err(failure) => {
+                let first = self.late.call().first_answer();
+                self.late.answer(first.unwrap_or(Err(failure)));
+            }
         };
         place.take(Box::new(job));
     }

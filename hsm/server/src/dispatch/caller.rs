@@ -91,6 +91,11 @@ impl Connection {
         self.streams.end_of(|actor| matches!(actor, Actor::Session { session, .. } if ended(*session)));
     }
 
+    #[cfg(test)]
+    pub(crate) fn attached_actors(&self) -> Vec<Actor> {
+        self.attached.lock().logins.values().map(|attachment| attachment.actor).collect()
+    }
+
     fn has_logins(&self) -> bool {
         !self.attached.lock().logins.is_empty()
     }

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::limits::{GUESS_BURST, GUESS_INTERVAL, GUESS_SOURCES, WRONG_GUESS_COST};
-use crate::connection::facts::LoginOrigin;
+use crate::connection::facts::Origin;
 
 /// Tokens of every source that has tried lately.
 #[derive(Default)]
-pub(crate) struct Guesses(Mutex<BTreeMap<LoginOrigin, Bucket>>);
+pub(crate) struct Guesses(Mutex<BTreeMap<Origin, Bucket>>);
 
 /// A bucket is full at `full_at` and has one token less for each [`GUESS_INTERVAL`] before that.
 struct Bucket {
@@ -25,7 +25,7 @@ impl Guesses {
     ///
     /// # Errors
     /// The time to wait.
-    pub(crate) fn take(&self, origin: LoginOrigin, now: Instant) -> Result<(), Duration> {
+    pub(crate) fn take(&self, origin: Origin, now: Instant) -> Result<(), Duration> {
         let mut buckets = self.0.lock();
         if buckets.len() >= GUESS_SOURCES {
             buckets.retain(|_, bucket| bucket.full_at > now);
@@ -46,7 +46,7 @@ impl Guesses {
     }
 
     /// A guess was wrong: takes the rest of its price. A bucket may go below empty by one wrong guess.
-    pub(crate) fn punish(&self, origin: LoginOrigin, now: Instant) {
+    pub(crate) fn punish(&self, origin: Origin, now: Instant) {
         if let Some(bucket) = self.0.lock().get_mut(&origin) {
             bucket.full_at = bucket.full_at.max(now) + GUESS_INTERVAL * (WRONG_GUESS_COST - 1);
         }
@@ -57,7 +57,7 @@ impl Guesses {
 mod tests {
     use super::*;
 
-    const ORIGIN: LoginOrigin = LoginOrigin::User(1);
+    const ORIGIN: Origin = Origin::User(1);
 
     #[test]
     fn a_burst_passes_and_the_next_one_waits_for_a_token() {
@@ -67,7 +67,7 @@ mod tests {
         }
         assert_eq!(guesses.take(ORIGIN, now), Err(GUESS_INTERVAL));
         assert_eq!(guesses.take(ORIGIN, now + GUESS_INTERVAL), Ok(()));
-        assert_eq!(guesses.take(LoginOrigin::User(2), now), Ok(()), "another source has tokens of its own");
+        assert_eq!(guesses.take(Origin::User(2), now), Ok(()), "another source has tokens of its own");
     }
 
     #[test]
@@ -87,9 +87,9 @@ mod tests {
     fn a_flood_of_sources_does_not_fill_the_memory() {
         let (guesses, now) = (Guesses::default(), Instant::now());
         for user in 0..u32::try_from(GUESS_SOURCES).unwrap() + 10 {
-            let allowed = guesses.take(LoginOrigin::User(user), now).is_ok();
+            let allowed = guesses.take(Origin::User(user), now).is_ok();
             assert_eq!(allowed, (user as usize) < GUESS_SOURCES);
         }
-        assert!(guesses.take(LoginOrigin::User(u32::MAX), now + GUESS_INTERVAL * 2).is_ok());
+        assert!(guesses.take(Origin::User(u32::MAX), now + GUESS_INTERVAL * 2).is_ok());
     }
 }

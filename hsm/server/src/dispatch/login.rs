@@ -20,7 +20,7 @@ use super::caller::Attachment;
 use super::failure::Failure;
 use super::limits::LOGIN_LOG_TIME;
 use super::passwords::Password;
-use crate::connection::facts::LoginOrigin;
+use crate::connection::facts;
 
 /// Name of the unactivated admin, who becomes the first admin (`spec` of AWS CloudHSM: user name `admin`).
 const FIRST_ADMIN: &str = "admin";
@@ -59,8 +59,8 @@ pub(super) fn check_rate(call: &Call<'_>) -> Result<()> {
     })
 }
 
-fn login_origin(call: &Call<'_>) -> LoginOrigin {
-    LoginOrigin::of(call.connection.link().peer().source())
+fn login_origin(call: &Call<'_>) -> facts::Origin {
+    facts::Origin::of(call.connection.link().peer().source())
 }
 
 /// Counts an attempt, compares the password, and tells the log which it was. Blocks: for password threads only.

@@ -27,6 +27,8 @@ mod route;
 mod service;
 mod session_objects;
 mod streams;
+#[cfg(test)]
+mod tests;
 mod transport_keys;
 mod users;
 mod workers;

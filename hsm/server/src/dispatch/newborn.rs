@@ -25,6 +25,12 @@ pub(crate) fn complete(call: &Call<'_>, draft: Draft, facts: Facts) -> Result<Ob
     Ok(draft.complete(facts, uid)?)
 }
 
+/// One new object from its draft and what was made for it.
+pub(crate) fn one(call: &Call<'_>, draft: Draft, material: hsm_crypto::Made) -> Result<Made> {
+    let object = complete(call, draft, material.facts)?;
+    Ok(made(vec![Newborn::seal(call, object, material.payload)?]))
+}
+
 impl Newborn {
     /// Seals an object and its secret part for where it will live.
     pub(crate) fn seal(call: &Call<'_>, object: Object, payload: Option<Payload>) -> Result<Self> {
@@ -102,6 +108,28 @@ pub(crate) fn made(newborns: Vec<Newborn>) -> Made {
     };
     Made::Action(Action::CreateObjects { objects }, Box::new(then))
 }
+
+/// The reply of a call whose first execution stands in the log.
+///
+/// # Errors
+/// [`ErrorCode::SequencePassed`] for a pair of which one key was a session object: it went with the first answer.
+pub(crate) fn repeated(call: &Call<'_>, response: Response) -> Result<Body> {
+    match response {
+        Response::Created(handles) if call.header.method == PAIR && handles.len() < 2 => {
+            Err(ErrorCode::SequencePassed.into())
+        }
+        Response::Created(handles) => Ok(reply(handles.into_iter().map(token_object).collect())),
+        Response::TrustAnchor(reference) => Ok(Body::TrustAnchor(wire::TrustAnchorReply { reference })),
+        Response::Done => Ok(Body::Done(wire::Done {})),
+        Response::Attempt { .. } | Response::LoggedIn { .. } => {
+            tracing::error!(request = call.header.request_id, "the log answers a call with a login");
+            Err(ErrorCode::Broken.into())
+        }
+    }
+}
+
+/// Method of `GenerateKeyPair`.
+const PAIR: u16 = 31;
 
 fn is_ours(call: &Call<'_>, handles: &[ObjectHandle], uid: ObjectUid) -> bool {
     let state = call.service.node().read();

@@ -35,9 +35,8 @@ pub(super) fn generate_key(call: &Call<'_>, message: wire::GenerateKey) -> Resul
             let request = Request::GenerateKey { mechanism: &mechanism, template: &template };
             let needs = call.service.node().read().needs(&call.actor, request)?;
             let Needs::SecretKey { draft, bytes } = needs else { return Err(contradiction(call)) };
-            let (facts, payload) = hsm_crypto::generate_secret(call.service.module(), &draft, bytes)?;
-            let object = complete(call, draft, facts)?;
-            Ok(newborn::made(vec![Newborn::seal(call, object, Some(payload))?]))
+            let made = hsm_crypto::generate_secret(call.service.module(), &draft, bytes)?;
+            newborn::one(call, draft, made)
         }),
     )
 }
@@ -57,11 +56,11 @@ pub(super) fn generate_key_pair(call: &Call<'_>, message: wire::GenerateKeyPair)
             };
             let needs = call.service.node().read().needs(&call.actor, request)?;
             let Needs::KeyPair { public, private, pair } = needs else { return Err(contradiction(call)) };
-            let (public_facts, private_facts, payload) = hsm_crypto::generate_pair(call.service.module(), &pair)?;
-            let public = complete(call, public, public_facts)?;
-            let private = complete(call, private, private_facts)?;
+            let made = hsm_crypto::generate_pair(call.service.module(), &pair)?;
+            let public = complete(call, public, made.public)?;
+            let private = complete(call, private, made.private)?;
             let public = Newborn::seal(call, public, None)?;
-            Ok(newborn::made(vec![public, Newborn::seal(call, private, Some(payload))?]))
+            Ok(newborn::made(vec![public, Newborn::seal(call, private, Some(made.payload))?]))
         }),
     )
 }
@@ -80,9 +79,8 @@ pub(super) fn create(call: &Call<'_>, message: wire::CreateObject) -> Result<Ans
         Box::new(move |call| {
             let needs = call.service.node().read().needs(&call.actor, Request::CreateObject { template: &template })?;
             let Needs::Import { draft, material } = needs else { return Err(contradiction(call)) };
-            let (facts, payload) = hsm_crypto::import(call.service.module(), &draft, &material)?;
-            let object = complete(call, draft, facts)?;
-            Ok(newborn::made(vec![Newborn::seal(call, object, payload)?]))
+            let made = hsm_crypto::import(&draft, &material)?;
+            newborn::one(call, draft, made)
         }),
     )
 }

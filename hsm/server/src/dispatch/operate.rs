@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hsm_core::permit::{Decrypt, Encrypt, KeyUse, Sign, SignRecover, Verify, VerifyRecover};
 use hsm_core::{Confirmation, Permit};
-use hsm_crypto::{Key, Module};
+use hsm_crypto::{Encrypted, Key, Module};
 use hsm_protocol::wire::reply::Body;
 use hsm_protocol::{ErrorCode, Mechanism, Operation, convert, limits, wire};
 
@@ -82,7 +82,7 @@ fn dispatch(
     }
 }
 
-fn run<U: KeyUse + 'static>(
+fn run<U: KeyUse + Send + 'static>(
     call: &Call<'_>,
     message: wire::Operate,
     confirmation: Confirmation,
@@ -93,7 +93,7 @@ fn run<U: KeyUse + 'static>(
     let found = Found::find(call, &convert::object(message.key)?)?;
     let permit = call.service.node().read().authorize::<U>(&call.actor, &found.object, &mechanism, confirmation)?;
     let key = found.key(call)?;
-    let long = thread == Thread::Connection && hsm_crypto::is_long(&mechanism, &key);
+    let long = thread == Thread::Connection && key.is_slow();
     let ready = Ready { permit, key, mechanism, data: message.data, signature: message.signature };
     if long {
         return call.compute(move |call| run(call.service.module(), ready));
@@ -109,26 +109,31 @@ fn sign(module: &Module, ready: Ready<Sign>) -> Result<Body> {
     Ok(bytes(hsm_crypto::sign(module, ready.permit, &ready.key, &ready.mechanism, &ready.data)?))
 }
 
-fn verify(_: &Module, ready: Ready<Verify>) -> Result<Body> {
-    hsm_crypto::verify(ready.permit, &ready.key, &ready.mechanism, &ready.data, &ready.signature)?;
+fn verify(module: &Module, ready: Ready<Verify>) -> Result<Body> {
+    hsm_crypto::verify(module, ready.permit, &ready.key, &ready.mechanism, &ready.data, &ready.signature)?;
     Ok(Body::Done(wire::Done {}))
 }
 
 fn encrypt(module: &Module, ready: Ready<Encrypt>) -> Result<Body> {
-    let (data, iv) = hsm_crypto::encrypt(module, ready.permit, &ready.key, &ready.mechanism, &ready.data)?;
-    Ok(Body::Bytes(wire::BytesReply { data, iv: iv.unwrap_or_default() }))
+    Ok(encrypted(hsm_crypto::encrypt(module, ready.permit, &ready.key, &ready.mechanism, &ready.data)?))
 }
 
-fn decrypt(_: &Module, ready: Ready<Decrypt>) -> Result<Body> {
-    Ok(bytes(hsm_crypto::decrypt(ready.permit, &ready.key, &ready.mechanism, &ready.data)?))
+/// Ciphertext, and the IV when the HSM made it.
+pub(super) fn encrypted(encrypted: Encrypted) -> Body {
+    Body::Bytes(wire::BytesReply { data: encrypted.data, iv: encrypted.iv.unwrap_or_default() })
+}
+
+fn decrypt(module: &Module, ready: Ready<Decrypt>) -> Result<Body> {
+    let mut plain = hsm_crypto::decrypt(module, ready.permit, &ready.key, &ready.mechanism, &ready.data)?;
+    Ok(bytes(std::mem::take(&mut *plain)))
 }
 
 fn sign_recover(module: &Module, ready: Ready<SignRecover>) -> Result<Body> {
     Ok(bytes(hsm_crypto::sign_recover(module, ready.permit, &ready.key, &ready.mechanism, &ready.data)?))
 }
 
-fn verify_recover(_: &Module, ready: Ready<VerifyRecover>) -> Result<Body> {
-    Ok(bytes(hsm_crypto::verify_recover(ready.permit, &ready.key, &ready.mechanism, &ready.signature)?))
+fn verify_recover(module: &Module, ready: Ready<VerifyRecover>) -> Result<Body> {
+    Ok(bytes(hsm_crypto::verify_recover(module, ready.permit, &ready.key, &ready.mechanism, &ready.signature)?))
 }
 
 fn digest(call: &Call<'_>, message: wire::Operate) -> Result<Answered> {

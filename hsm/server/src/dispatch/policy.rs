@@ -28,7 +28,7 @@ pub(super) fn register(call: &Call<'_>, message: wire::RegisterTrustAnchor) -> R
     let known = call.service.node().read().cluster().is_some_and(|cluster| {
         cluster.client_anchors.iter().any(|anchor| read(&anchor.certificate).is_ok_and(|pem| pem.contents == der))
     });
-    if known && call.sequence == 0 {
+    if known {
         return Err(ErrorCode::TrustAnchorExists.into());
     }
     call.change(

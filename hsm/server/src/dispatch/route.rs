@@ -17,6 +17,16 @@ pub(crate) fn run(call: &Call<'_>, message: Body) -> Result<Answered> {
         Unchecked::Other(message) => message,
     };
     call.check()?;
+    if let Some(first) = call.first_answer() {
+        return first.map(Answered::Now);
+    }
+    run_chapter(call, message).or_else(|failure| {
+        // The first execution of this call may have come in between, and be the reason of the refusal.
+        call.first_answer().map_or(Err(failure), |first| first.map(Answered::Now))
+    })
+}
+
+fn run_chapter(call: &Call<'_>, message: Body) -> Result<Answered> {
     match message {
         Body::Logout(_) => login::log_out(call),
         Body::LogoutEverywhere(message) => users::log_out_everywhere(call, &message),

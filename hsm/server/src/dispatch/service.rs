@@ -1,7 +1,7 @@
 //! What all connections share: the node, the module, the caches, the threads, and the list of connections itself.
 
 use std::collections::BTreeMap;
-use std::net::Shutdown;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -174,7 +174,7 @@ impl Service {
         &self.node
     }
 
-    pub(crate) fn module(&self) -> &Module {
+    pub(crate) fn module(&self) -> &Arc<Module> {
         &self.module
     }
 
@@ -224,6 +224,19 @@ impl Service {
 
     pub(crate) fn mechanisms(&self) -> &OnceLock<wire::ListMechanismsReply> {
         &self.mechanisms
+    }
+}
+
+#[cfg(test)]
+impl Service {
+    /// Who is logged in on some connection.
+    pub(crate) fn attached_sessions(&self) -> Vec<hsm_core::Actor> {
+        self.live_connections().iter().flat_map(|connection| connection.attached_actors()).collect()
+    }
+
+    /// Holds no session object open any more, as after a restart.
+    pub(crate) fn forget_session_objects(&self) {
+        self.session_objects.clear();
     }
 }
 

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use hsm_core::permit::{BeDigested, Decrypt, Encrypt, KeyUse, Sign, Verify};
 use hsm_core::{Actor, Confirmation, Object, Permit};
-use hsm_crypto::{Key, Stream};
+use hsm_crypto::{Finished, Key, Stream};
 use hsm_protocol::wire::reply::Body;
-use hsm_protocol::{ErrorCode, Mechanism, Operation, Party, convert, limits, wire};
+use hsm_protocol::{ErrorCode, Mechanism, ObjectClass, Operation, Party, convert, limits, wire};
 use parking_lot::Mutex;
 
 use super::call::{Answered, Call, Result};
@@ -44,8 +44,11 @@ struct Open {
     key: Option<(Found, Arc<Key>)>,
     mechanism: Mechanism,
     confirmation: Confirmation,
-    next_part: u32,
+    next_part: u64,
     stream: Stream,
+    /// Whether input may be kept in memory, and how much of it is.
+    holds: bool,
+    held: usize,
 }
 
 impl Streams {
@@ -81,7 +84,7 @@ impl Streams {
 
     /// Puts a stream back. One whose login ended meanwhile has no place any more and ends here.
     fn put_back(&self, number: u64, open: Box<Open>) -> Result<()> {
-        let held = open.stream.held();
+        let held = open.held;
         let mut table = self.0.lock();
         let others = table.held - table.places.get(&number).map_or(0, |place| place.held);
         if others + held > STREAM_BYTES {
@@ -119,7 +122,7 @@ impl Table {
 /// One part as it came.
 struct Part {
     stream: u64,
-    number: u32,
+    number: u64,
     data: Vec<u8>,
     finish: bool,
     signature: Vec<u8>,
@@ -175,7 +178,8 @@ fn begin(call: &Call<'_>, message: wire::Operate, confirmation: Confirmation) ->
     if operation == Operation::Digest {
         call.service.node().read().authorize_digest(&mechanism)?;
         let stream = Stream::digest(&mechanism)?;
-        return Ok(Box::new(Open { operation, key: None, mechanism, confirmation, next_part: 0, stream }));
+        let key = None;
+        return Ok(Box::new(Open { operation, key, mechanism, confirmation, next_part: 0, stream, holds: false, held: 0 }));
     }
     let reference = convert::object(message.key)?;
     let found = Found::find(call, &reference)?;
@@ -186,7 +190,7 @@ fn begin(call: &Call<'_>, message: wire::Operate, confirmation: Confirmation) ->
             let permit = state.authorize::<$use>(&call.actor, &found.object, &mechanism, confirmation)?;
             drop(state);
             let key = found.key(call)?;
-            (Stream::$begin(module, permit, Arc::clone(&key), &mechanism)?, key)
+            (Stream::$begin(module, permit, &key, mechanism.clone())?, key)
         }};
     }
     let (stream, key) = match operation {
@@ -198,13 +202,28 @@ fn begin(call: &Call<'_>, message: wire::Operate, confirmation: Confirmation) ->
         Operation::SignRecover | Operation::VerifyRecover => return Err(ErrorCode::MechanismInvalid.into()),
         Operation::Digest => unreachable!("digests have begun above"),
     };
-    Ok(Box::new(Open { operation, key: Some((found, key)), mechanism, confirmation, next_part: 0, stream }))
+    let holds = may_hold(operation, &key, &mechanism);
+    let key = Some((found, key));
+    Ok(Box::new(Open { operation, key, mechanism, confirmation, next_part: 0, stream, holds, held: 0 }))
+}
+
+/// Whether the module may keep input until the end: what a cipher has not given out yet, and messages that a signature
+/// without a hash of its own takes whole.
+fn may_hold(operation: Operation, key: &Key, mechanism: &Mechanism) -> bool {
+    match operation {
+        Operation::Encrypt | Operation::Decrypt => true,
+        Operation::Sign | Operation::Verify => {
+            let hash = hsm_core::mechanisms::find(mechanism.kind).and_then(|row| row.hash);
+            key.class() != ObjectClass::SecretKey && hash.is_none()
+        }
+        Operation::Digest | Operation::SignRecover | Operation::VerifyRecover => false,
+    }
 }
 
 /// Works on a part: here, or on a worker when it is the end of a long operation.
 fn go_on(call: &Call<'_>, open: Box<Open>, part: Part) -> Result<Answered> {
     let number = part.stream;
-    if part.finish && open.key.as_ref().is_some_and(|(_, key)| hsm_crypto::is_long(&open.mechanism, key)) {
+    if part.finish && open.key.as_ref().is_some_and(|(_, key)| key.is_slow()) {
         let queued = call.compute(move |call| run_part(call, open, part));
         return queued.inspect_err(|_| call.connection.streams().remove(number));
     }
@@ -233,10 +252,9 @@ fn run_part(call: &Call<'_>, mut open: Box<Open>, part: Part) -> Result<Body> {
     }
     let (mut data, iv) = fed?;
     if part.finish {
-        if open.operation == Operation::Verify {
-            open.stream.finish_verify(&part.signature)?;
-        } else {
-            data.extend(open.stream.finish(call.service.module())?);
+        let signature = (open.operation == Operation::Verify).then_some(part.signature.as_slice());
+        if let Finished::Data(rest) = open.stream.finish(signature)? {
+            data.extend(rest);
         }
     } else {
         streams.put_back(number, open)?;
@@ -269,11 +287,12 @@ fn feed(call: &Call<'_>, open: &mut Open, part: &Part, key: Option<KeyToDigest>)
     open.next_part = open.next_part.checked_add(1).ok_or(ErrorCode::TooLarge)?;
     let iv = if part.number == 0 { open.stream.iv().map(<[u8]>::to_vec) } else { None };
     if let Some((permit, found)) = key {
-        let secret = found.secret(call)?;
-        let payload = secret.payload().ok_or(ErrorCode::KeyIndigestible)?;
-        open.stream.digest_key(permit, &found.object, payload)?;
+        open.stream.update_with_key(permit, &*found.key(call)?)?;
     }
     let data = if part.data.is_empty() { Vec::new() } else { open.stream.update(&part.data)? };
+    if open.holds {
+        open.held = (open.held + part.data.len()).saturating_sub(data.len());
+    }
     Ok((data, iv.unwrap_or_default()))
 }
 

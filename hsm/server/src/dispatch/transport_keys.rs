@@ -2,27 +2,27 @@
 
 use hsm_core::{Confirmation, Needs, Request};
 use hsm_protocol::mechanism::HkdfSalt;
-use hsm_protocol::wire::reply::Body;
-use hsm_protocol::{Mechanism, ObjectReference, Parameters, convert, wire};
+use hsm_protocol::{AttributeKind, Mechanism, ObjectClass, ObjectReference, Parameters, Template, convert, wire};
 
 use super::call::{Answered, Call, Effort, Result};
 use super::found::Found;
-use super::newborn::{self, Newborn, complete};
+use super::newborn;
 use super::objects::{contradiction, template};
+use super::operate::encrypted;
 
 pub(super) fn wrap(call: &Call<'_>, message: wire::WrapKey) -> Result<Answered> {
     let mechanism = convert::mechanism(message.mechanism)?;
     let wrapping = Found::find(call, &convert::object(message.wrapping_key)?)?;
     let wrapped = Found::find(call, &convert::object(message.key)?)?;
-    let (permit, leave) = {
+    let permits = {
         let state = call.service.node().read();
         state.authorize_wrap(&call.actor, &wrapping.object, &wrapped.object, &mechanism)?
     };
     let key = wrapping.key(call)?;
     let secret = wrapped.secret(call)?;
     let payload = secret.payload().ok_or_else(|| contradiction(call))?;
-    let data = hsm_crypto::wrap(call.service.module(), permit, leave, &key, &mechanism, &wrapped.object, payload)?;
-    Ok(Answered::Now(Body::Bytes(data)))
+    let data = hsm_crypto::wrap(call.service.module(), permits, &key, &mechanism, &wrapped.object, payload)?;
+    Ok(Answered::Now(encrypted(data)))
 }
 
 pub(super) fn unwrap(call: &Call<'_>, message: wire::UnwrapKey) -> Result<Answered> {
@@ -31,7 +31,9 @@ pub(super) fn unwrap(call: &Call<'_>, message: wire::UnwrapKey) -> Result<Answer
     let template = template(message.template)?;
     let wrapped = message.wrapped;
     let unwrapping = Found::find(call, &reference)?;
-    let effort = effort(call, &unwrapping, &mechanism)?;
+    // Unwrapping a private key tests its numbers.
+    let slow = unwrapping.key(call)?.is_slow() || brings_private_key(&template);
+    let effort = if slow { Effort::Long } else { Effort::Short };
     call.change(
         effort,
         Box::new(move |call| {
@@ -45,10 +47,9 @@ pub(super) fn unwrap(call: &Call<'_>, message: wire::UnwrapKey) -> Result<Answer
             let needs = call.service.node().read().needs(&call.actor, request)?;
             let Needs::Unwrap { draft, permit, length } = needs else { return Err(contradiction(call)) };
             let key = unwrapping.key(call)?;
-            let (facts, payload) =
-                hsm_crypto::unwrap(call.service.module(), permit, &key, &mechanism, &wrapped, &draft, length)?;
-            let object = complete(call, draft, facts)?;
-            Ok(newborn::made(vec![Newborn::seal(call, object, Some(payload))?]))
+            let module = call.service.module();
+            let made = hsm_crypto::unwrap(module, permit, &key, &mechanism, &wrapped, &draft, length)?;
+            newborn::one(call, draft, made)
         }),
     )
 }
@@ -77,11 +78,11 @@ pub(super) fn derive(call: &Call<'_>, message: wire::DeriveKey) -> Result<Answer
                 (None, _) => None,
                 (Some(_), None) => return Err(contradiction(call)),
             };
-            let other = other.as_ref().map(|(permit, key)| (permit, &**key));
-            let (facts, payload) =
-                hsm_crypto::derive(call.service.module(), permit, &key, other, &mechanism, &draft, length)?;
-            let object = complete(call, draft, facts)?;
-            Ok(newborn::made(vec![Newborn::seal(call, object, Some(payload))?]))
+            let (permit_of_other, other) = other.unzip();
+            let second = permit_of_other.zip(other.as_deref());
+            let module = call.service.module();
+            let made = hsm_crypto::derive(module, permit, &key, second, &mechanism, &draft, length)?;
+            newborn::one(call, draft, made)
         }),
     )
 }
@@ -94,8 +95,6 @@ fn other_key(mechanism: &Mechanism) -> Option<&ObjectReference> {
     }
 }
 
-/// Where the work of a key is done.
-fn effort(call: &Call<'_>, found: &Found, mechanism: &Mechanism) -> Result<Effort> {
-    let key = found.key(call)?;
-    Ok(if hsm_crypto::is_long(mechanism, &key) { Effort::Long } else { Effort::Short })
+fn brings_private_key(template: &Template) -> bool {
+    template.number(AttributeKind::Class) == Some(ObjectClass::PrivateKey as u64)
 }

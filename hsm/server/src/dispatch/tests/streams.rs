@@ -1,0 +1,134 @@
+//! Operations in parts.
+
+use hsm_protocol::wire::{self, request};
+use hsm_protocol::{ErrorCode, Mechanism, MechanismKind, Operation, Parameters, Role, convert, limits};
+
+use super::client::{ADMIN_PASSWORD, Client, Hsm, Refused, octets, operate};
+
+fn begin(operation: Operation, key: Option<&wire::ObjectReference>, mechanism: &Mechanism) -> wire::Operate {
+    wire::Operate {
+        operation: operation as u32,
+        key: key.cloned(),
+        mechanism: Some(convert::mechanism_message(mechanism)),
+        ..Default::default()
+    }
+}
+
+fn sha256() -> wire::Operate {
+    begin(Operation::Digest, None, &Mechanism::plain(MechanismKind::SHA256))
+}
+
+fn signing(key: &wire::ObjectReference) -> wire::Operate {
+    begin(Operation::Sign, Some(key), &Mechanism::plain(MechanismKind::ECDSA_SHA256))
+}
+
+fn part(client: &mut Client, message: wire::Stream) -> Result<Vec<u8>, Refused> {
+    octets(client.call(request::Body::Stream(message)))
+}
+
+fn first(stream: u64, begin: wire::Operate, data: &[u8]) -> wire::Stream {
+    wire::Stream { stream, begin: Some(begin), data: data.to_vec(), ..Default::default() }
+}
+
+fn next(stream: u64, part: u64, data: &[u8]) -> wire::Stream {
+    wire::Stream { stream, part, data: data.to_vec(), ..Default::default() }
+}
+
+fn last(stream: u64, part: u64) -> wire::Stream {
+    wire::Stream { stream, part, finish: true, ..Default::default() }
+}
+
+#[test]
+fn a_digest_in_parts_is_the_digest_of_the_whole() {
+    let hsm = Hsm::active();
+    let mut client = hsm.connect();
+    assert_eq!(part(&mut client, first(1, sha256(), b"ab")).unwrap(), b"");
+    assert_eq!(part(&mut client, next(1, 1, b"c")).unwrap(), b"");
+    let digest = part(&mut client, last(1, 2)).unwrap();
+    let whole = operate(Operation::Digest, &wire::ObjectReference::default(), MechanismKind::SHA256, b"abc");
+    assert_eq!(digest, octets(client.call(whole)).unwrap());
+}
+
+#[test]
+fn parts_that_do_not_follow_each_other_end_the_stream() {
+    let hsm = Hsm::active();
+    let mut client = hsm.connect();
+    assert!(part(&mut client, first(1, sha256(), b"a")).is_ok());
+    assert_eq!(part(&mut client, next(1, 2, b"c")), Err(ErrorCode::StreamUnknown));
+    assert_eq!(part(&mut client, next(1, 1, b"b")), Err(ErrorCode::StreamUnknown), "it has ended");
+    assert_eq!(part(&mut client, next(9, 0, b"b")), Err(ErrorCode::StreamUnknown), "it never began");
+    assert!(part(&mut client, first(1, sha256(), b"a")).is_ok());
+    assert_eq!(part(&mut client, first(1, sha256(), b"a")), Err(ErrorCode::StreamUnknown), "its number is taken");
+    let mut other = hsm.connect();
+    assert_eq!(part(&mut other, next(1, 1, b"b")), Err(ErrorCode::StreamUnknown), "another connection's");
+}
+
+#[test]
+fn a_connection_has_a_limit_of_streams_and_an_abandoned_one_makes_room() {
+    let hsm = Hsm::active();
+    let mut client = hsm.connect();
+    for stream in 0..limits::STREAMS_PER_CONNECTION as u64 {
+        assert!(part(&mut client, first(stream, sha256(), b"a")).is_ok());
+    }
+    assert_eq!(part(&mut client, first(u64::MAX, sha256(), b"a")), Err(ErrorCode::Busy));
+    client.done(request::Body::AbandonStream(wire::AbandonStream { stream: 5 }));
+    assert!(part(&mut client, first(u64::MAX, sha256(), b"a")).is_ok());
+}
+
+#[test]
+fn a_stream_ends_with_its_login_and_belongs_to_it_alone() {
+    let hsm = Hsm::active();
+    let mut client = hsm.connect_as("app");
+    let (_, key) = client.make_pair(true);
+    assert!(part(&mut client, first(1, signing(&key), b"a")).is_ok());
+    let app = client.session;
+    client.log_in("other", Role::CryptoUser, super::client::USER_PASSWORD);
+    assert_eq!(part(&mut client, next(1, 1, b"b")), Err(ErrorCode::StreamUnknown), "another login's");
+    client.session = app;
+    assert!(part(&mut client, next(1, 1, b"b")).is_ok());
+    client.change_done(request::Body::Logout(wire::Logout {}));
+    assert_eq!(part(&mut client, last(1, 2)), Err(ErrorCode::NotLoggedIn));
+    client.session = 0;
+    assert_eq!(part(&mut client, last(1, 2)), Err(ErrorCode::StreamUnknown));
+}
+
+#[test]
+fn a_stream_does_not_outlive_its_key() {
+    let hsm = Hsm::active();
+    let mut client = hsm.connect_as("app");
+    let (_, key) = client.make_pair(true);
+    assert!(part(&mut client, first(1, signing(&key), b"a")).is_ok());
+    client.change_done(request::Body::DestroyObject(wire::DestroyObject { object: Some(key) }));
+    assert_eq!(part(&mut client, last(1, 1)), Err(ErrorCode::ObjectUnknown));
+}
+
+#[test]
+fn an_aead_stream_gives_out_nothing_before_its_tag_is_checked() {
+    let hsm = Hsm::active();
+    let mut client = hsm.connect_as("app");
+    let key = client.make_aes(true);
+    let gcm = Mechanism {
+        kind: MechanismKind::AES_GCM,
+        parameters: Parameters::Gcm { iv: vec![1; 12], additional_data: vec![], tag_bits: 128, generate_iv: false },
+    };
+    let plain = vec![5; 100_000];
+    let mut sealed = part(&mut client, first(1, begin(Operation::Encrypt, Some(&key), &gcm), &plain)).unwrap();
+    sealed.extend(part(&mut client, last(1, 1)).unwrap());
+    assert_eq!(sealed.len(), plain.len() + 16);
+    let decrypt = begin(Operation::Decrypt, Some(&key), &gcm);
+    assert_eq!(part(&mut client, first(2, decrypt.clone(), &sealed)).unwrap(), b"");
+    assert_eq!(part(&mut client, last(2, 1)).unwrap(), plain);
+    *sealed.last_mut().unwrap() ^= 1;
+    assert_eq!(part(&mut client, first(3, decrypt, &sealed)).unwrap(), b"");
+    assert_eq!(part(&mut client, last(3, 1)), Err(ErrorCode::EncryptedInvalid));
+}
+
+#[test]
+fn an_admin_uses_no_key_and_may_digest() {
+    let hsm = Hsm::active();
+    let mut client = hsm.connect_as("app");
+    let (_, key) = client.make_pair(true);
+    client.log_in("admin", Role::Admin, ADMIN_PASSWORD);
+    assert!(part(&mut client, first(1, signing(&key), b"a")).is_err());
+    assert!(part(&mut client, first(2, sha256(), b"a")).is_ok());
+}
