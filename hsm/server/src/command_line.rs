@@ -79,8 +79,8 @@ pub struct ServeArguments {
     #[arg(long, env = "KAGIMORI_HSM_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
 
-    /// How much to log: error, warn, info, debug, or a filter such as `info,hsm_replication=debug`.
-    #[arg(long, env = "KAGIMORI_HSM_LOG", value_name = "FILTER", default_value = "info")]
+    /// How much to log: error, warn, info, debug, or a filter such as `info,hsm_server=debug,openraft=warn`.
+    #[arg(long, env = "KAGIMORI_HSM_LOG", value_name = "FILTER", default_value = "info,openraft=warn")]
     pub log: String,
 
     /// What seals the cluster master key at rest: `file` (a key in root.key in the data folder) or

@@ -3,6 +3,7 @@
 //! [`Member::form`] makes a cluster of one, [`Member::open`] goes on with what is on disk, [`Member::open_doors`] lets
 //! clients in once there is a certificate to show. It must not decide when: `process` does.
 
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
@@ -93,9 +94,11 @@ impl Member {
         let form = first_command(surroundings, &keys, cluster, label, fips)?;
         folder.write(&folder.forming_seal(), &seal)?;
         let effects = (surroundings.effects)();
+        let watch = Watch::new(surroundings);
         let storage = master.storage_key(module).map_err(|fault| stopped(&fault))?;
-        let node = Node::form(node_settings(surroundings, &effects), storage, form)
+        let node = Node::form(node_settings(surroundings, &effects, &watch), storage, form)
             .map_err(|fault| open_fault(folder, fault))?;
+        watch.begin();
         folder.rename(&folder.forming_seal(), &folder.seal())?;
         tracing::info!(cluster = %hexadecimal(&cluster.0), fips, memory = ?master.memory(), "cluster formed");
         Self::around(surroundings, node, keys, effects)
@@ -125,7 +128,8 @@ impl Member {
         let master = root_of_trust::unseal(folder, &root, seal)?;
         let effects = (surroundings.effects)();
         let storage = master.storage_key(module).map_err(|fault| stopped(&fault))?;
-        let node = match Node::open(node_settings(surroundings, &effects), storage) {
+        let watch = Watch::new(surroundings);
+        let node = match Node::open(node_settings(surroundings, &effects, &watch), storage) {
             Ok(node) => node,
             Err(OpenFault::NotFormed(_)) if forming => {
                 discard_unfinished(folder)?;
@@ -133,6 +137,7 @@ impl Member {
             }
             Err(fault) => return Err(open_fault(folder, fault)),
         };
+        watch.begin();
         if forming {
             folder.rename(&folder.forming_seal(), &folder.seal())?;
         }
@@ -309,7 +314,7 @@ impl Member {
         drop(doors);
         if let Some((path, _)) = self.surroundings.settings.unix_socket()
             && let Err(error) = std::fs::remove_file(path)
-            && error.kind() != std::io::ErrorKind::NotFound
+            && error.kind() != ErrorKind::NotFound
         {
             tracing::warn!(%error, path = %path.display(), "the client socket was not removed");
         }
@@ -381,11 +386,45 @@ fn discard_unfinished(folder: &DataFolder) -> Result<(), Fault> {
     Ok(())
 }
 
-fn node_settings(surroundings: &Surroundings, effects: &Arc<Effects>) -> hsm_replication::Settings {
+fn node_settings(surroundings: &Surroundings, effects: &Arc<Effects>, watch: &Arc<Watch>) -> hsm_replication::Settings {
     let mut settings = hsm_replication::Settings::at(surroundings.folder.store());
     settings.effects = Arc::<Effects>::clone(effects);
-    settings.on_fault = Arc::clone(&surroundings.on_fault);
+    let watch = Arc::clone(watch);
+    settings.on_fault = Arc::new(move |fault| watch.report(fault));
     settings
+}
+
+/// Passes a node's fault on to the process once the node is in service. Before, whoever forms or opens it is told by the
+/// result, and a cluster that could not be formed must not end the process.
+struct Watch {
+    on_fault: Arc<dyn Fn(hsm_replication::Fault) + Send + Sync>,
+    stage: Mutex<Stage>,
+}
+
+enum Stage {
+    Starting(Option<hsm_replication::Fault>),
+    InService,
+}
+
+impl Watch {
+    fn new(surroundings: &Surroundings) -> Arc<Self> {
+        let on_fault = Arc::clone(&surroundings.on_fault);
+        Arc::new(Self { on_fault, stage: Mutex::new(Stage::Starting(None)) })
+    }
+
+    fn report(&self, fault: hsm_replication::Fault) {
+        match &mut *self.stage.lock() {
+            Stage::Starting(first) => *first = Some(fault),
+            Stage::InService => (self.on_fault)(fault),
+        }
+    }
+
+    /// The node is in service; what it reported since it started counts.
+    fn begin(&self) {
+        if let Stage::Starting(Some(fault)) = std::mem::replace(&mut *self.stage.lock(), Stage::InService) {
+            (self.on_fault)(fault);
+        }
+    }
 }
 
 fn client_rule(record: &ClusterRecord) -> ClientCertificates {
@@ -428,8 +467,8 @@ pub fn clear_stale_socket(path: &Path) -> Result<(), Fault> {
             address: path.display().to_string(),
             cause: "another process answers there; stop it, or use another path".to_owned(),
         }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused && is_socket(path) => {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused && is_socket(path) => {
             std::fs::remove_file(path).map_err(|error| listen(path.display(), &error))
         }
         Err(error) => Err(listen(path.display(), &error)),
@@ -457,7 +496,12 @@ fn open_fault(folder: &DataFolder, fault: OpenFault) -> Fault {
     let cause = fault.to_string();
     match fault {
         OpenFault::InUse(_) => Fault::InUse { folder: folder.path().to_owned() },
-        OpenFault::Storage(StorageFault::Disk(_) | StorageFault::Full) => Fault::Disk { file, cause },
+        // A file that is no store, or one cut short, reaches us as an error of reading.
+        OpenFault::Storage(StorageFault::Disk(error)) => match error.kind() {
+            ErrorKind::InvalidData | ErrorKind::UnexpectedEof => Fault::Broken { file, cause, remedy: RESTORE },
+            _ => Fault::disk(file, &error),
+        },
+        OpenFault::Storage(StorageFault::Full) => Fault::Disk { file, cause: "no space is left".to_owned() },
         OpenFault::OtherKey => {
             Fault::RootOfTrust { file: folder.seal(), cause, remedy: "Bring back the seal that belongs to this store" }
         }

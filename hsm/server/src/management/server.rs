@@ -1,6 +1,7 @@
 //! The HSM's side of the management socket.
 
-use std::io;
+use std::io::{self, Read};
+use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -94,8 +95,21 @@ fn serve(mut stream: UnixStream, peer: PeerCredentials, answer: &Answer) {
             return;
         }
         if over {
+            drain(&mut stream);
             return;
         }
+    }
+}
+
+/// Reads what the peer still sends, for a moment and up to a message's length: closing with bytes unread would reset the
+/// connection and could take the refusal with it (unix(7)).
+fn drain(stream: &mut UnixStream) {
+    let drained = stream
+        .shutdown(Shutdown::Write)
+        .and_then(|()| stream.set_read_timeout(Some(limits::ACCEPT_PAUSE)))
+        .and_then(|()| io::copy(&mut stream.take(limits::MANAGEMENT_MESSAGE as u64), &mut io::sink()));
+    if let Err(error) = drained {
+        tracing::trace!(%error, "the refused connection is gone");
     }
 }
 

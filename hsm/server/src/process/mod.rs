@@ -159,7 +159,7 @@ impl Process {
     fn node_fault(&self, fault: &hsm_replication::Fault) -> Fault {
         match fault {
             hsm_replication::Fault::StorageFull => {
-                Fault::Disk { file: self.surroundings.folder.store(), cause: fault.to_string() }
+                Fault::Disk { file: self.surroundings.folder.store(), cause: "no space is left".to_owned() }
             }
             other => member::stopped(other),
         }

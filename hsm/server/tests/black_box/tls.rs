@@ -1,13 +1,11 @@
 //! The client listener: TLS 1.3 and nothing else, the cluster's certificate, and floods of half-open connections.
 
-mod support;
-
 use std::io::Read;
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use support::Running;
+use crate::support::Running;
 
 fn s_client(running: &Running, extra: &[&str]) -> String {
     let address = running.status()["client_address"].as_str().unwrap().to_owned();
@@ -80,7 +78,7 @@ fn a_silent_connection_is_closed_by_itself() {
 fn the_client_socket_opens_with_the_mode_that_was_asked_for() {
     use std::os::unix::fs::PermissionsExt;
     for (access, mode) in [("owner", 0o600), ("group", 0o660), ("everyone", 0o666)] {
-        let folder = support::folder();
+        let folder = crate::support::folder();
         let socket = folder.path().join("c").display().to_string();
         let mut running = Running::start_in(folder, &["--unix-socket", &socket, "--unix-socket-access", access]);
         running.initialise();

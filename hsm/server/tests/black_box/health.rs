@@ -1,11 +1,9 @@
 //! Health and metrics: loopback only, no login, no secrets.
 
-mod support;
-
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
-use support::Running;
+use crate::support::Running;
 
 fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
@@ -61,7 +59,7 @@ fn other_paths_methods_and_garbage_are_refused() {
 
 #[test]
 fn an_address_that_others_can_reach_is_refused() {
-    let folder = support::folder();
-    let mut child = support::serve_command(folder.path(), &["--health", "0.0.0.0:0"]).spawn().unwrap();
-    assert_eq!(support::wait(&mut child).code(), Some(3));
+    let folder = crate::support::folder();
+    let mut child = crate::support::serve_command(folder.path(), &["--health", "0.0.0.0:0"]).spawn().unwrap();
+    assert_eq!(crate::support::wait(&mut child).code(), Some(3));
 }

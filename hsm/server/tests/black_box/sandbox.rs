@@ -1,13 +1,11 @@
 //! The locks on the process: seen from outside, and tried from inside.
 
-mod support;
-
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
+use crate::support::Running;
 use hsm_server::sandbox::{FileRules, harden_process, restrict_files, restrict_system_calls};
-use support::Running;
 
 /// Says to a copy of this program which trial it is.
 const TRIAL: &str = "KAGIMORI_SANDBOX_TRIAL";
@@ -46,10 +44,10 @@ fn a_debugger_of_the_same_user_is_refused() {
         eprintln!("SKIP: users can only be changed by root");
         return;
     }
-    let outer = support::folder();
+    let outer = crate::support::folder();
     std::fs::set_permissions(outer.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
     let copy = outer.path().join("program");
-    std::fs::copy(support::PROGRAM, &copy).unwrap();
+    std::fs::copy(crate::support::PROGRAM, &copy).unwrap();
     let as_nobody = |program: &std::path::Path| {
         let mut command = Command::new("setpriv");
         command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(program);
@@ -83,7 +81,7 @@ fn no_sandbox_is_said_in_log_and_status() {
 /// Runs the named trial in a process of its own.
 fn trial(name: &str) -> std::process::ExitStatus {
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "inside", "--nocapture", "--test-threads", "1"])
+        .args(["--exact", "sandbox::inside", "--nocapture", "--test-threads", "1"])
         .env(TRIAL, name)
         .status()
         .unwrap()

@@ -1,8 +1,6 @@
 //! The initialisation ceremony, with the system's OpenSSL as the customer: AWS's documented steps, word for word.
 
-mod support;
-
-use support::Running;
+use crate::support::Running;
 
 fn formed() -> Running {
     let running = Running::start(&[]);

@@ -1,13 +1,11 @@
 //! The management socket: who may speak, what may be said, and what hostile bytes do.
 
-mod support;
-
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use support::{PROGRAM, Running};
+use crate::support::{PROGRAM, Running};
 
 #[test]
 fn a_new_hsm_belongs_to_no_cluster_and_says_so() {

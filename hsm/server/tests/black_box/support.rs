@@ -1,7 +1,5 @@
 //! A running `kagimori-hsm` for black-box tests: its own folder, free ports, and the words to drive it.
 
-#![expect(dead_code, reason = "each test program uses its own part")]
-
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -9,25 +7,25 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// The program under test.
-pub const PROGRAM: &str = env!("CARGO_BIN_EXE_kagimori-hsm");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_kagimori-hsm");
 
 /// Longest wait for anything.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running HSM; killed when dropped.
-pub struct Running {
-    pub folder: TempDir,
-    pub child: Child,
+pub(crate) struct Running {
+    pub(crate) folder: TempDir,
+    pub(crate) child: Child,
     extra: Vec<String>,
 }
 
 /// A folder for one HSM. Short, because the path of a socket is.
-pub fn folder() -> TempDir {
+pub(crate) fn folder() -> TempDir {
     tempfile::Builder::new().prefix("kh").tempdir().expect("a folder")
 }
 
 /// `serve` on the folder `data` in this one, with these further arguments; standard error goes to the file `log`.
-pub fn serve_command(folder: &Path, extra: &[&str]) -> Command {
+pub(crate) fn serve_command(folder: &Path, extra: &[&str]) -> Command {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).expect("a log");
     let mut command = Command::new(PROGRAM);
     command
@@ -41,11 +39,11 @@ pub fn serve_command(folder: &Path, extra: &[&str]) -> Command {
 }
 
 impl Running {
-    pub fn start(extra: &[&str]) -> Self {
+    pub(crate) fn start(extra: &[&str]) -> Self {
         Self::start_in(folder(), extra)
     }
 
-    pub fn start_in(folder: TempDir, extra: &[&str]) -> Self {
+    pub(crate) fn start_in(folder: TempDir, extra: &[&str]) -> Self {
         let child = serve_command(folder.path(), extra).spawn().expect("the program starts");
         let mut running = Self { folder, child, extra: extra.iter().map(ToString::to_string).collect() };
         running.wait_until_it_answers();
@@ -67,37 +65,37 @@ impl Running {
     }
 
     /// As after a crash: no chance to write anything.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().expect("kill");
         self.child.wait().expect("wait");
     }
 
     /// Ends it and starts it again on the same folder.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.kill();
         let extra: Vec<&str> = self.extra.iter().map(String::as_str).collect();
         self.child = serve_command(self.folder.path(), &extra).spawn().expect("the program starts");
         self.wait_until_it_answers();
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.path("data/management.sock")
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
-    pub fn manage(&self, words: &[&str]) -> Output {
+    pub(crate) fn manage(&self, words: &[&str]) -> Output {
         Command::new(PROGRAM).args(["manage", "--socket"]).arg(self.socket()).args(words).output().expect("it runs")
     }
 
     /// The answer of a management command that must succeed.
-    pub fn managed(&self, words: &[&str]) -> serde_json::Value {
+    pub(crate) fn managed(&self, words: &[&str]) -> serde_json::Value {
         let output = self.manage(&[&["--output", "json"], words].concat());
         let shown = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{words:?}: {shown}\n{}", self.log());
@@ -105,28 +103,28 @@ impl Running {
     }
 
     /// What a management command says that must be refused.
-    pub fn refused(&self, words: &[&str]) -> String {
+    pub(crate) fn refused(&self, words: &[&str]) -> String {
         let output = self.manage(words);
         assert_eq!(output.status.code(), Some(13), "{words:?}: {output:?}");
         String::from_utf8(output.stderr).expect("text")
     }
 
-    pub fn status(&self) -> serde_json::Value {
+    pub(crate) fn status(&self) -> serde_json::Value {
         self.managed(&["status"])
     }
 
-    pub fn terminate(&mut self) -> ExitStatus {
+    pub(crate) fn terminate(&mut self) -> ExitStatus {
         let process = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(process, rustix::process::Signal::TERM).expect("a signal");
         self.wait()
     }
 
-    pub fn wait(&mut self) -> ExitStatus {
+    pub(crate) fn wait(&mut self) -> ExitStatus {
         wait(&mut self.child)
     }
 
     /// Forms, makes a customer CA with OpenSSL (a v1 certificate, as AWS's documents say), signs and initialises.
-    pub fn initialise(&self) {
+    pub(crate) fn initialise(&self) {
         self.managed(&["form", "--label", "test"]);
         self.managed(&["certificates", "--out-dir", &self.text("ceremony")]);
         self.make_ca("customerCA", &["rsa:2048"]);
@@ -140,12 +138,12 @@ impl Running {
         ]);
     }
 
-    pub fn text(&self, name: &str) -> String {
+    pub(crate) fn text(&self, name: &str) -> String {
         self.path(name).display().to_string()
     }
 
     /// A self-signed CA `NAME.key`, `NAME.crt` of this kind of key (`-newkey`'s words).
-    pub fn make_ca(&self, name: &str, kind: &[&str]) {
+    pub(crate) fn make_ca(&self, name: &str, kind: &[&str]) {
         let (key, certificate, subject) = (format!("{name}.key"), format!("{name}.crt"), format!("/CN={name}"));
         let mut words = vec!["req", "-x509", "-new", "-nodes", "-days", "3652", "-subj", &subject, "-newkey"];
         words.extend(kind);
@@ -154,7 +152,7 @@ impl Running {
     }
 
     /// AWS's documented command over the cluster's request.
-    pub fn sign(&self, out: &str, ca: &str, extra: &[&str]) {
+    pub(crate) fn sign(&self, out: &str, ca: &str, extra: &[&str]) {
         let (certificate, key) = (format!("{ca}.crt"), format!("{ca}.key"));
         let mut words = vec!["x509", "-req", "-days", "3652", "-in", "ceremony/ClusterCsr.csr", "-CA", &certificate];
         words.extend(["-CAkey", &key, "-set_serial", "1", "-out", out]);
@@ -163,7 +161,7 @@ impl Running {
     }
 
     /// Runs the system's OpenSSL in the folder; it must succeed. Answers its output.
-    pub fn openssl(&self, words: &[&str]) -> String {
+    pub(crate) fn openssl(&self, words: &[&str]) -> String {
         let output = Command::new("openssl").args(words).current_dir(self.folder.path()).output().expect("openssl");
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "openssl {words:?}: {errors}");
@@ -180,7 +178,7 @@ impl Drop for Running {
 }
 
 /// Waits for the end of a process, not for ever.
-pub fn wait(child: &mut Child) -> ExitStatus {
+pub(crate) fn wait(child: &mut Child) -> ExitStatus {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(status) = child.try_wait().expect("a child") {

@@ -1,11 +1,9 @@
 //! Start, stop, restart, and what a damaged or contested data folder does.
 
-mod support;
-
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use support::{Running, folder, serve_command, wait};
+use crate::support::{Running, folder, serve_command, wait};
 
 #[test]
 fn a_restart_keeps_everything() {
@@ -67,7 +65,7 @@ fn an_address_in_use_is_said_at_the_start() {
     let mut command = serve_command(folder.path(), &[]);
     let address = taken.local_addr().unwrap().to_string();
     // The later argument wins.
-    let mut child = std::process::Command::new(support::PROGRAM)
+    let mut child = std::process::Command::new(crate::support::PROGRAM)
         .args(["serve", "--data-dir"])
         .arg(folder.path().join("data"))
         .args(["--listen", &address])
@@ -179,33 +177,63 @@ fn json_logs_are_json() {
     }
 }
 
+/// A file system of its own for the data folder, so that it can be full. Unmounted when dropped.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    /// `None` where nothing can be mounted.
+    fn mount(at: std::path::PathBuf, size: &str) -> Option<Self> {
+        std::fs::create_dir(&at).unwrap();
+        let options = format!("size={size},mode=700");
+        let mount =
+            std::process::Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&at).output();
+        if mount.is_ok_and(|output| output.status.success()) {
+            return Some(Self(at));
+        }
+        eprintln!("SKIP: a small file system can only be mounted by root");
+        None
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+        assert!(unmounted.is_ok_and(|status| status.success()), "{} stays mounted", self.0.display());
+    }
+}
+
 #[test]
 fn a_full_disk_at_form_is_an_error_and_leaves_no_half_cluster() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIP: a small file system can only be mounted by root");
-        return;
-    }
     let outer = folder();
-    let small = outer.path().join("data");
-    std::fs::create_dir(&small).unwrap();
-    let mount = |words: &[&str]| std::process::Command::new(words[0]).args(&words[1..]).arg(&small).status().unwrap();
-    if !mount(&["mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs"]).success() {
-        eprintln!("SKIP: no tmpfs can be mounted here");
-        return;
-    }
+    let Some(_disk) = SmallDisk::mount(outer.path().join("data"), "64k") else { return };
     let mut running = Running::start_in(outer, &[]);
-    let output = running.manage(&["form", "--label", "test"]);
-    let status = running.status();
-    running.kill();
-    let mut again = serve_command(running.folder.path(), &[]).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(500));
-    let ended = again.try_wait().unwrap();
-    if ended.is_none() {
-        again.kill().unwrap();
-    }
-    again.wait().unwrap();
-    mount(&["umount", "-l"]);
-    assert_eq!(output.status.code(), Some(13), "{output:?}");
-    assert_eq!(status["lifecycle"], "none");
-    assert!(ended.is_none() || ended.unwrap().code() == Some(6), "{}", running.log());
+    let said = running.refused(&["form", "--label", "test"]);
+    assert!(said.contains("no space is left") || said.contains("No space left"), "{said}");
+    assert_eq!(running.status()["lifecycle"], "none");
+    running.restart();
+    assert_eq!(running.status()["lifecycle"], "none", "nothing is left of the attempt");
+}
+
+#[test]
+fn a_full_disk_refuses_changes_until_there_is_room_again() {
+    let outer = folder();
+    let Some(_disk) = SmallDisk::mount(outer.path().join("data"), "16m") else { return };
+    let running = Running::start_in(outer, &[]);
+    running.managed(&["form", "--label", "test"]);
+    running.managed(&["certificates", "--out-dir", &running.text("ceremony")]);
+    running.make_ca("ca", &["rsa:2048"]);
+    running.sign("signed.crt", "ca", &[]);
+    let filler = running.path("data/filler");
+    // Writes until the disk takes no more.
+    let mut file = std::fs::File::create(&filler).unwrap();
+    while std::io::Write::write_all(&mut file, &[0; 65_536]).is_ok() {}
+    let (signed, anchor) = (running.text("signed.crt"), running.text("ca.crt"));
+    let words = ["initialize", "--certificate", &signed, "--trust-anchor", &anchor];
+    assert!(running.refused(&words).contains("(code 11)"));
+    assert_eq!(running.status()["lifecycle"], "uninitialized");
+    std::fs::remove_file(&filler).unwrap();
+    drop(file);
+    std::thread::sleep(Duration::from_secs(2));
+    running.managed(&words);
+    assert_eq!(running.status()["lifecycle"], "initialized");
 }

@@ -1,0 +1,10 @@
+//! Black-box tests of the process `kagimori-hsm`, by topic. They start the program that was built and drive it from
+//! outside, with the system's OpenSSL as the foreign judge.
+
+mod ceremony;
+mod health;
+mod management;
+mod process;
+mod sandbox;
+mod support;
+mod tls;
