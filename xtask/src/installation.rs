@@ -168,11 +168,7 @@ impl Installation {
             other => bail!("`kagimori-hsm manage status` names a lifecycle {other:?} that is not known here"),
         };
         let password = answer["activation_password"].as_str().filter(|password| !password.is_empty());
-        Ok(Status {
-            stage,
-            fips: answer["fips"].as_bool().unwrap_or_default(),
-            activation_password: password.map(Password::known),
-        })
+        Ok(Status { stage, fips: answer["mode"] == "FIPS", activation_password: password.map(Password::known) })
     }
 
     fn manage(&self) -> Command {

@@ -1,2 +1,103 @@
-//! Placeholder.
-fn main() {}
+//! The load generator: one workload on one PKCS#11 module, or on the bare cryptographic library, and what it cost.
+//!
+//! `cargo xtask bench` runs it again and again, alternating the sides, and makes the table. It prints one JSON object.
+//! It must treat every module alike: the same calls, the same keys, the same clock.
+
+mod bare;
+mod cost;
+mod keys;
+mod load;
+mod token;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Measures. P11_MODULE, P11_TOKEN_LABEL and P11_PIN come from the environment.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Make the keys that `token` uses, unless they are there.
+    Prepare,
+    /// A workload on the module.
+    Token(Load),
+    /// The same workload on aws-lc-rs in this process.
+    Bare(Load),
+    /// Make token keys, up to this number.
+    Fill {
+        /// Keys that there shall be.
+        #[arg(long)]
+        count: usize,
+    },
+    /// Searches by label among the keys of `fill`.
+    Find(Length),
+    /// Logins, each ended again.
+    Login(Length),
+}
+
+#[derive(Args, Clone, Copy)]
+struct Load {
+    /// What is done.
+    #[arg(long, value_enum)]
+    workload: Workload,
+    /// By how many threads, each with a session.
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    #[command(flatten)]
+    length: Length,
+}
+
+#[derive(Args, Clone, Copy)]
+struct Length {
+    /// How long is measured.
+    #[arg(long, default_value_t = 1000, value_name = "MILLISECONDS")]
+    milliseconds: u64,
+    /// Process whose CPU time counts as the server's.
+    #[arg(long)]
+    server: Option<u32>,
+}
+
+impl Length {
+    fn time(self) -> Duration {
+        Duration::from_millis(self.milliseconds)
+    }
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Workload {
+    /// `CKM_ECDSA` on P-256 over 32 bytes.
+    P256,
+    /// `CKM_SHA256_RSA_PKCS` with 2048 bits over 32 bytes.
+    Rsa2048,
+    /// `CKM_AES_GCM` with 256 bits over 1 KiB.
+    Gcm,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().what) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(what: What) -> Result<()> {
+    match what {
+        What::Prepare => keys::prepare(),
+        What::Token(load) => token::run(load.workload, load.threads, load.length),
+        What::Bare(load) => bare::run(load.workload, load.threads, load.length),
+        What::Fill { count } => keys::fill(count),
+        What::Find(length) => keys::find(length),
+        What::Login(length) => keys::login(length),
+    }
+}
