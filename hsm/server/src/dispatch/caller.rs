@@ -126,6 +126,8 @@ impl Caller {
         }
         let actor = match request.session {
             0 => Actor::Nobody,
+            // A library that logs in again may still name the login that has ended.
+            _ if route::needs_no_login(header.method) => Actor::Nobody,
             index => self.connection.attachment(index).ok_or(ErrorCode::NotLoggedIn)?.actor,
         };
         let call = Call {

@@ -10,6 +10,11 @@ pub(crate) fn is_known(method: u16) -> bool {
     matches!(method, 10..=12 | 20..=23 | 30..=40 | 50..=54 | 70..=75 | 90..=93)
 }
 
+/// Whether a method works before a cluster is in service, and in nobody's name.
+pub(crate) fn needs_no_login(method: u16) -> bool {
+    matches!(method, 10 | 11 | 20 | 21 | 75)
+}
+
 /// Runs a message. What acts in the name of a login (or of nobody, where that is allowed) asks first whether it stands.
 pub(crate) fn run(call: &Call<'_>, message: Body) -> Result<Answered> {
     let message = match run_without_login(call, message)? {

@@ -234,6 +234,11 @@ impl Service {
         self.live_connections().iter().flat_map(|connection| connection.attached_actors()).collect()
     }
 
+    /// The connection that has a login of this index; there must be one in all.
+    pub(crate) fn connection_of(&self, index: u32) -> Option<Arc<Connection>> {
+        self.live_connections().into_iter().find(|connection| connection.attachment(index).is_some())
+    }
+
     /// Holds no session object open any more, as after a restart.
     pub(crate) fn forget_session_objects(&self) {
         self.session_objects.clear();

@@ -179,7 +179,16 @@ fn begin(call: &Call<'_>, message: wire::Operate, confirmation: Confirmation) ->
         call.service.node().read().authorize_digest(&mechanism)?;
         let stream = Stream::digest(&mechanism)?;
         let key = None;
-        return Ok(Box::new(Open { operation, key, mechanism, confirmation, next_part: 0, stream, holds: false, held: 0 }));
+        return Ok(Box::new(Open {
+            operation,
+            key,
+            mechanism,
+            confirmation,
+            next_part: 0,
+            stream,
+            holds: false,
+            held: 0,
+        }));
     }
     let reference = convert::object(message.key)?;
     let found = Found::find(call, &reference)?;

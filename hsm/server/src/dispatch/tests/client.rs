@@ -60,10 +60,11 @@ impl Hsm {
         settings.effects = Arc::<Effects>::clone(&effects);
         let storage = master.storage_key(&module).unwrap();
         let node = Arc::new(Node::form(settings, storage, form).unwrap());
-        let install = Action::InstallCertificate { certificate: "certificate".into(), trust_anchor: "anchor".into() };
+        let pem = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n";
+        let install = Action::InstallCertificate { certificate: pem.into(), trust_anchor: pem.into() };
         let nobody = Origin { session: None, sequence: 0, lowest_unanswered: 0 };
         let installed = node.propose_and_wait(nobody, install, Duration::from_secs(10));
-        assert!(installed.into_result().is_ok());
+        installed.into_result().map(|_| ()).unwrap();
         let parts = ServiceParts {
             node: Arc::clone(&node),
             module,
@@ -233,8 +234,7 @@ impl Client {
 
     /// Binds a login with this proof.
     pub(crate) fn attach(&mut self, token: &[u8], proof: &[u8]) -> Result<u32, Refused> {
-        let body =
-            self.call(request::Body::Attach(wire::Attach { token: token.to_vec(), proof: proof.to_vec() }))?;
+        let body = self.call(request::Body::Attach(wire::Attach { token: token.to_vec(), proof: proof.to_vec() }))?;
         let reply::Body::Attach(reply) = body else { panic!("no attach reply") };
         Ok(reply.session)
     }
@@ -307,8 +307,7 @@ pub(crate) fn pair_request_with(token: bool, more: Template) -> request::Body {
         .with_flag(AttributeKind::Token, token)
         .with_flag(AttributeKind::Verify, true)
         .with_octets(AttributeKind::EcParams, P256);
-    let mut private =
-        Template::new().with_flag(AttributeKind::Token, token).with_flag(AttributeKind::Sign, true);
+    let mut private = Template::new().with_flag(AttributeKind::Token, token).with_flag(AttributeKind::Sign, true);
     for (kind, value) in more.iter() {
         private.insert(kind, value.clone());
     }

@@ -3,7 +3,9 @@
 use hsm_protocol::wire::{self, reply, request};
 use hsm_protocol::{AttributeKind, ErrorCode, MechanismKind, Operation, Template, convert};
 
-use super::client::{Client, Hsm, USER_PASSWORD, aes_request, bare, created, octets, operate, pair_request, pair_request_with};
+use super::client::{
+    Client, Hsm, USER_PASSWORD, aes_request, bare, created, octets, operate, pair_request, pair_request_with,
+};
 
 fn verify(client: &mut Client, key: &wire::ObjectReference, data: &[u8], signature: &[u8]) -> Result<(), ErrorCode> {
     let request::Body::Operate(mut message) = operate(Operation::Verify, key, MechanismKind::ECDSA_SHA256, data) else {
@@ -40,7 +42,11 @@ fn a_session_key_signs_and_a_pair_may_live_in_two_places() {
     assert!(items[1].token_object > 0);
     let signature = client.sign(&items[1], b"data").unwrap();
     assert_eq!(verify(&mut client, &items[0], b"data", &signature), Ok(()));
-    assert_eq!(client.change_again(mixed).err(), Some(ErrorCode::SequencePassed), "its public key went with the answer");
+    assert_eq!(
+        client.change_again(mixed).err(),
+        Some(ErrorCode::SequencePassed),
+        "its public key went with the answer"
+    );
 }
 
 #[test]
@@ -147,8 +153,7 @@ fn an_always_authenticate_key_needs_the_password_at_each_use() {
     let key = created(client.change(pair_request_with(true, always)).unwrap()).remove(1);
     assert_eq!(client.sign(&key, b"data"), Err(ErrorCode::NotLoggedIn));
     let with = |password: &[u8]| {
-        let request::Body::Operate(mut message) =
-            operate(Operation::Sign, &key, MechanismKind::ECDSA_SHA256, b"data")
+        let request::Body::Operate(mut message) = operate(Operation::Sign, &key, MechanismKind::ECDSA_SHA256, b"data")
         else {
             unreachable!()
         };
@@ -161,7 +166,11 @@ fn an_always_authenticate_key_needs_the_password_at_each_use() {
     for _ in 0..6 {
         assert_eq!(client.call(with(b"wrong password")).err(), Some(ErrorCode::LoginRefused));
     }
-    assert_eq!(client.call(with(USER_PASSWORD)).err(), Some(ErrorCode::UserLocked), "it is the same counter as a login's");
+    assert_eq!(
+        client.call(with(USER_PASSWORD)).err(),
+        Some(ErrorCode::UserLocked),
+        "it is the same counter as a login's"
+    );
 }
 
 #[test]

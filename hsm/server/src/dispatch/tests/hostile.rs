@@ -45,10 +45,7 @@ fn a_message_that_is_no_protobuf_or_of_another_method_is_malformed_and_the_conne
     let mut client = hsm.connect();
     assert_eq!(refused(&mut client, &raw_frame(53, &[0xFF; 9])), ErrorCode::Malformed);
     assert_eq!(refused(&mut client, &raw_frame(53, &[])), ErrorCode::Malformed);
-    let random = wire::Request {
-        body: Some(request::Body::Random(wire::Random { length: 8 })),
-        ..Default::default()
-    };
+    let random = wire::Request { body: Some(request::Body::Random(wire::Random { length: 8 })), ..Default::default() };
     let mut other = Vec::new();
     frame::append(&mut other, Header { method: 50, request_id: 77 }, &random).unwrap();
     assert_eq!(refused(&mut client, &other), ErrorCode::Malformed);
@@ -67,7 +64,8 @@ fn ten_thousand_random_messages_of_every_method_leave_the_connection_working() {
         state
     };
     // Logging in and activating look at passwords, which takes time and is limited.
-    let methods = [10, 11, 12, 21, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 50, 51, 52, 53, 54, 70, 71, 72, 73, 74, 90];
+    let methods =
+        [10, 11, 12, 21, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 50, 51, 52, 53, 54, 70, 71, 72, 73, 74, 90];
     for round in 0..10_000_usize {
         let method = methods[round % methods.len()];
         let length = usize::try_from(next() % 48).unwrap();

@@ -28,7 +28,10 @@ fn activation_needs_the_activation_password_and_happens_once() {
         request::Body::Activate(wire::Activate { activation_password: password.to_vec(), password: new.to_vec() })
     };
     assert_eq!(client.call(activate(b"wrong", ADMIN_PASSWORD)).err(), Some(ErrorCode::LoginRefused));
-    assert_eq!(client.call(activate(super::client::ACTIVATION_PASSWORD, b"short")).err(), Some(ErrorCode::PasswordRule));
+    assert_eq!(
+        client.call(activate(super::client::ACTIVATION_PASSWORD, b"short")).err(),
+        Some(ErrorCode::PasswordRule)
+    );
     assert!(client.open_login("admin", Role::Admin, ADMIN_PASSWORD).is_err());
     client.done(activate(super::client::ACTIVATION_PASSWORD, ADMIN_PASSWORD));
     assert!(client.call(activate(super::client::ACTIVATION_PASSWORD, b"another-password")).is_err());
@@ -40,7 +43,9 @@ fn activation_needs_the_activation_password_and_happens_once() {
 fn a_wrong_password_an_unknown_user_and_an_impossible_name_get_the_same_answer() {
     let hsm = Hsm::active();
     let mut client = hsm.connect();
-    for (name, password) in [("app", &b"wrong"[..]), ("nobody", b"wrong"), ("no body", b"wrong"), ("app", &[0xFF; 4096])] {
+    for (name, password) in
+        [("app", &b"wrong"[..]), ("nobody", b"wrong"), ("no body", b"wrong"), ("app", &[0xFF; 4096])]
+    {
         let refused = client.open_login(name, Role::CryptoUser, password).err();
         assert_eq!(refused, Some(ErrorCode::LoginRefused), "{name}");
     }

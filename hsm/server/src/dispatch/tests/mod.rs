@@ -3,6 +3,9 @@
 mod client;
 mod cryptography;
 mod hostile;
+mod hot_path;
 mod logins;
+mod long;
 mod sessions;
 mod streams;
+mod tls;

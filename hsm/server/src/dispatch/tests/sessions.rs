@@ -54,9 +54,8 @@ fn a_login_is_bound_to_each_connection_and_its_index_names_nobody_elsewhere() {
 
 /// Every request that needs a login or acts in its name.
 fn every_request(key: &wire::ObjectReference) -> Vec<request::Body> {
-    let mechanism = Some(convert::mechanism_message(&hsm_protocol::Mechanism::plain(
-        hsm_protocol::MechanismKind::ECDSA_SHA256,
-    )));
+    let mechanism =
+        Some(convert::mechanism_message(&hsm_protocol::Mechanism::plain(hsm_protocol::MechanismKind::ECDSA_SHA256)));
     let object = Some(key.clone());
     let role = Role::CryptoUser as u32;
     vec![
@@ -90,7 +89,11 @@ fn every_request(key: &wire::ObjectReference) -> Vec<request::Body> {
         request::Body::CreateUser(wire::CreateUser { name: "x".into(), role, password: b"12345678".to_vec() }),
         request::Body::DeleteUser(wire::DeleteUser { name: "x".into(), role }),
         request::Body::ListUsers(wire::ListUsers {}),
-        request::Body::ChangePassword(wire::ChangePassword { name: String::new(), role, password: b"12345678".to_vec() }),
+        request::Body::ChangePassword(wire::ChangePassword {
+            name: String::new(),
+            role,
+            password: b"12345678".to_vec(),
+        }),
         request::Body::SetUserEnabled(wire::SetUserEnabled { name: "x".into(), role, enabled: true }),
         request::Body::RegisterTrustAnchor(wire::RegisterTrustAnchor::default()),
         request::Body::DeregisterTrustAnchor(wire::DeregisterTrustAnchor::default()),

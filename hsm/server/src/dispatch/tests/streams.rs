@@ -85,6 +85,7 @@ fn a_stream_ends_with_its_login_and_belongs_to_it_alone() {
     client.log_in("other", Role::CryptoUser, super::client::USER_PASSWORD);
     assert_eq!(part(&mut client, next(1, 1, b"b")), Err(ErrorCode::StreamUnknown), "another login's");
     client.session = app;
+    client.sequence = 100;
     assert!(part(&mut client, next(1, 1, b"b")).is_ok());
     client.change_done(request::Body::Logout(wire::Logout {}));
     assert_eq!(part(&mut client, last(1, 2)), Err(ErrorCode::NotLoggedIn));
