@@ -8,9 +8,9 @@ use std::sync::Arc;
 use hsm_protocol::{AttributeKind, ErrorCode, Lifecycle, Mechanism, Role, Template, UserName};
 
 use crate::apply;
-use crate::change::{Change, Effect, Row};
+use crate::change::{Change, Effect, Response, Row};
 use crate::cluster::ClusterRecord;
-use crate::command::Command;
+use crate::command::{Command, Origin};
 use crate::ids::{Actor, Index, ObjectHandle, SessionId, Stamp, UserId};
 use crate::needs;
 use crate::object::Object;

@@ -1,0 +1,14 @@
+//! What the state machine promises, by topic. A test's name is the promise that breaks when it fails.
+
+mod audit;
+mod keys;
+mod logins;
+mod objects;
+mod policy;
+mod repetition;
+mod replay;
+mod search;
+mod sessions;
+mod templates;
+mod users;
+mod world;
