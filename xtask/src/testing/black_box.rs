@@ -16,13 +16,15 @@ pub(super) fn run(workspace: &Workspace) -> Result<Tally> {
     let mut tally = Tally::default();
     let mut hsm = Disposable::start(workspace)?;
     let step = narrate::begin("strangers: wrong passwords, wrong certificates, half-open connections");
-    strangers::run(&mut tally, workspace, &hsm)?;
+    let outcome = strangers::run(&mut tally, workspace, &hsm);
     step.done("");
+    tally.check("strangers", outcome);
     let step = narrate::begin("lifecycle: kills, restarts, a second process");
-    lifecycle::run(&mut tally, workspace, &mut hsm)?;
+    lifecycle::run(&mut tally, workspace, &mut hsm);
     step.done("");
     let step = narrate::begin("damage: flipped bits, a full disk");
-    damage::run(&mut tally, workspace, &mut hsm)?;
+    let outcome = damage::run(&mut tally, workspace, &mut hsm);
     step.done("");
+    tally.check("damage", outcome);
     Ok(tally)
 }

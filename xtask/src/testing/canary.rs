@@ -23,6 +23,7 @@ pub(super) fn run(workspace: &Workspace) -> Result<Tally> {
     let wishes = Wishes { log: Some("trace"), cores: true, ..Wishes::default() };
     let mut hsm = Disposable::start_as(workspace, wishes)?;
     let installation = hsm.installation();
+    log_loudly(installation)?;
     let step = narrate::begin("use canary secrets in every way");
     installation.create_user(USER)?;
     let password = installation.pin(USER)?;
@@ -30,8 +31,11 @@ pub(super) fn run(workspace: &Workspace) -> Result<Tally> {
     command.env("P11_PIN", &password).env("KAGIMORI_CANARY_KEY", hexadecimal(&KEY));
     capture(&mut command)?;
     step.done("");
-    let secrets = secrets(installation)?;
     let mut tally = Tally::default();
+    let log = installation.client().join("client.log");
+    let written = std::fs::metadata(&log).is_ok_and(|found| found.len() > 0);
+    tally.check("the client's log was written", if written { Ok(()) } else { bail!("{} is empty", log.display()) });
+    let secrets = secrets(installation)?;
     let process = hsm.process()?;
     for name in ["cmdline", "environ"] {
         let path = PathBuf::from(format!("/proc/{process}/{name}"));
@@ -47,6 +51,14 @@ pub(super) fn run(workspace: &Workspace) -> Result<Tally> {
     search_folders(&mut tally, "after a restart and a stop", &everything, &secrets);
     tally.check("the search finds what is there", finds(&secrets));
     Ok(tally)
+}
+
+/// Has the clients write everything to a log among their files.
+fn log_loudly(installation: &Installation) -> Result<()> {
+    let path = installation.client_configuration();
+    let mut text = std::fs::read_to_string(&path).context("client.toml cannot be read")?;
+    text.push_str("\n[log]\nlevel = \"trace\"\nfile = \"client.log\"\n");
+    std::fs::write(&path, text).context("client.toml cannot be written")
 }
 
 /// Everything that must not be found, in every form in which it could stand in a text.

@@ -23,7 +23,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Kills so often, or until the time is over.
 pub(super) fn run(workspace: &Workspace, kills: u32, time: Duration) -> Result<Tally> {
     let mut hsm = Disposable::start_as(workspace, Wishes { log: Some("warn"), ..Wishes::default() })?;
-    let mut load = Conversation::start(hsm.application(workspace, &["store-load"])?)?;
+    let mut command = hsm.application(workspace, &["store-load"])?;
+    // The library warns of every lost connection, and here they are the point.
+    command.stderr(std::fs::File::create(hsm.folder().join("load.log")).context("no log for the load")?);
+    let mut load = Conversation::start(command)?;
     let (lines, over) = (AtomicU64::new(0), AtomicBool::new(false));
     let began = Instant::now();
     let step = narrate::begin(format!("{kills} kills under load"));

@@ -1,7 +1,7 @@
 //! Foreign clients: the scripts of `testing/conformance/yard/`, each against its list of allowed failures.
 //!
-//! A list in `testing/conformance/allowed/` has one line for each failing step, `STEP # reason`, and one line
-//! `skips: N`. A step that fails without a line, and a step more that is skipped, are failures. A line whose step passes
+//! A list in `testing/conformance/allowed/` has one line for each failing step, `STEP [xTIMES] # reason`, and
+//! one line `skips: N`. A step that fails without a line, and a step more that is skipped, are failures. A line whose step passes
 //! is said, so that it can be taken out.
 
 use std::collections::BTreeMap;
@@ -94,7 +94,11 @@ impl Allowed {
             if reason.trim().is_empty() {
                 bail!("{line:?} has an empty reason");
             }
-            *allowed.failures.entry(step.trim().to_owned()).or_default() += 1;
+            let (step, times) = match step.trim().rsplit_once(" x") {
+                Some((step, times)) if times.parse::<u64>().is_ok() => (step, times.parse()?),
+                _ => (step.trim(), 1),
+            };
+            *allowed.failures.entry(step.to_owned()).or_default() += times;
         }
         Ok(allowed)
     }
@@ -116,16 +120,17 @@ struct Outcome {
 
 fn judge(said: &str, allowed: &Allowed) -> Verdict {
     let outcome = read(said);
-    let mut left = allowed.failures.clone();
     let mut tally = Tally { passed: outcome.passed, failed: 0 };
     let mut notes = Vec::new();
+    let mut met: BTreeMap<&str, u64> = BTreeMap::new();
     for step in &outcome.failures {
-        match left.get_mut(step).filter(|count| **count > 0) {
-            Some(count) => *count -= 1,
-            None => {
-                tally.failed += 1;
-                notes.push(format!("FAILED  {step}"));
-            }
+        *met.entry(step).or_default() += 1;
+    }
+    for (&step, &times) in &met {
+        let over = times.saturating_sub(allowed.failures.get(step).copied().unwrap_or(0));
+        if over > 0 {
+            tally.failed += over;
+            notes.push(format!("FAILED  {step}: {over} times more than is allowed"));
         }
     }
     if outcome.skipped > allowed.skips {
@@ -136,9 +141,12 @@ fn judge(said: &str, allowed: &Allowed) -> Verdict {
         tally.failed += 1;
         notes.push("FAILED  the script did not reach its end".to_owned());
     }
-    let healed =
-        left.iter().filter(|(_, count)| **count > 0).map(|(step, _)| format!("allowed to fail and passes: {step}"));
-    notes.extend(healed);
+    for (step, &times) in &allowed.failures {
+        let healed = times.saturating_sub(met.get(step.as_str()).copied().unwrap_or(0));
+        if healed > 0 {
+            notes.push(format!("allowed to fail and passes: {step}, {healed} times"));
+        }
+    }
     let summary = format!("{} passed, {} failed, {} skipped", outcome.passed, outcome.failures.len(), outcome.skipped);
     Verdict { tally, summary, notes }
 }
@@ -180,7 +188,14 @@ mod tests {
         let allowed = Allowed::parse("b # the client's own fault\nskips: 1\n").unwrap();
         let verdict = judge(SAID, &allowed);
         assert_eq!((verdict.tally.passed, verdict.tally.failed), (1, 1));
-        assert_eq!(verdict.notes, ["FAILED  java x"]);
+        assert_eq!(verdict.notes, ["FAILED  java x: 1 times more than is allowed"]);
+    }
+
+    #[test]
+    fn a_step_may_fail_so_often_and_not_once_more() {
+        let failing = "FAIL b\nFAIL b\nTOTAL c\n";
+        assert_eq!(judge(failing, &Allowed::parse("b x2 # why").unwrap()).tally.failed, 0);
+        assert_eq!(judge(failing, &Allowed::parse("b # why").unwrap()).tally.failed, 1);
     }
 
     #[test]

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use super::lifecycle::{ends, signs};
-use crate::installation::{Wishes, other_addresses};
+use crate::installation::Wishes;
 use crate::narrate;
 use crate::testing::Tally;
 use crate::testing::disposable::{Conversation, Disposable};
@@ -40,43 +41,54 @@ fn keys(hsm: &Disposable) -> Result<String> {
 }
 
 fn flipped(hsm: &mut Disposable, before: &str) -> Result<()> {
-    let store = hsm.installation().data().join("store.redb");
-    let good = std::fs::read(&store).with_context(|| format!("{} cannot be read", store.display()))?;
+    let data = hsm.installation().data();
+    let good = hsm.folder().join("good");
+    copy_files(&data, &good)?;
+    let store = std::fs::read(good.join("store.redb")).context("the store cannot be read")?;
     let mut refused = 0;
     for flip in 0..FLIPS {
-        let mut bad = good.clone();
-        let at = usize::try_from(good.len() as u64 * (2 * flip + 1) / (2 * FLIPS))?;
+        let mut bad = store.clone();
+        let at = usize::try_from(store.len() as u64 * (2 * flip + 1) / (2 * FLIPS))?;
         bad[at] ^= 0x10;
-        std::fs::write(&store, &bad)?;
-        let mut child = hsm.installation().serve(other_addresses()?)?.spawn().context("no HSM can be started")?;
-        let serves = loop {
-            if child.try_wait()?.is_some() {
-                break false;
-            }
-            if hsm.installation().status().is_ok() {
-                break true;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        };
-        if serves {
-            capture(Command::new("kill").args(["-KILL", &child.id().to_string()]))?;
-            ends(&mut child)?;
-        } else {
-            refused += 1;
+        std::fs::write(data.join("store.redb"), &bad)?;
+        match serves(hsm)? {
+            None => refused += 1,
+            // The bit lay in free space: what is served must be what was there.
+            Some(keys) if keys == before => {}
+            Some(_) => bail!("with a bit flipped at {at} of {} the HSM served something else", store.len()),
         }
-        std::fs::write(&store, &good)?;
-        if serves {
-            // What it serves must be what was there: the bit lay in free space.
-            hsm.restart().with_context(|| format!("bit at {at}"))?;
-            let after = keys(hsm)?;
-            hsm.stop()?;
-            if after != before {
-                bail!("with a bit flipped at {at} the HSM served something else");
-            }
-        }
+        copy_files(&good, &data)?;
     }
     narrate::line(format!("{refused} of {FLIPS} flipped bits were met and refused; the others lay in free space"));
     if refused == 0 { bail!("no flipped bit was noticed") } else { Ok(()) }
+}
+
+/// Starts the HSM; the keys that it serves, or nothing when it refuses to start or to tell.
+fn serves(hsm: &mut Disposable) -> Result<Option<String>> {
+    let mut child =
+        hsm.installation().serve(hsm.installation().addresses()?)?.spawn().context("no HSM can be started")?;
+    while hsm.installation().status().is_err() {
+        if child.try_wait()?.is_some() {
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let keys = keys(hsm).ok();
+    child.kill().context("the HSM cannot be killed")?;
+    ends(&mut child)?;
+    Ok(keys)
+}
+
+/// Copies the files of a folder, without what is no file.
+fn copy_files(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from).with_context(|| format!("{} cannot be read", from.display()))? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            std::fs::copy(entry.path(), to.join(entry.file_name()))?;
+        }
+    }
+    Ok(())
 }
 
 /// This machine does not let the test mount a small disk.

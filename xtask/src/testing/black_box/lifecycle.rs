@@ -16,14 +16,13 @@ use crate::workspace::Workspace;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Runs the checks.
-pub(super) fn run(tally: &mut Tally, workspace: &Workspace, hsm: &mut Disposable) -> Result<()> {
+pub(super) fn run(tally: &mut Tally, workspace: &Workspace, hsm: &mut Disposable) {
     tally.check("a session goes on after a kill, with the key that it was promised", resumes(workspace, hsm));
     tally.check("a session goes on after a graceful restart", restarts(workspace, hsm));
     tally.check("a second process on the same store is refused", second_process(hsm));
     let (data, admin) = (hsm.installation().data(), hsm.installation().admin());
     tally.check("the HSM's files are its owner's alone", private(&data));
     tally.check("the admins' files are their owner's alone", private(&admin));
-    Ok(())
 }
 
 fn resumes(workspace: &Workspace, hsm: &mut Disposable) -> Result<()> {
