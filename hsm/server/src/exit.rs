@@ -20,7 +20,7 @@ pub enum Fault {
         folder: PathBuf,
     },
     /// The store or a file beside it is damaged, or is not this HSM's.
-    #[error("{file} is damaged or does not belong here: {cause}. It was not changed. {remedy}", file = .file.display())]
+    #[error("{file} is damaged or does not belong here: {cause}. Nothing was repaired. {remedy}", file = .file.display())]
     Broken {
         /// The file.
         file: PathBuf,
@@ -106,7 +106,7 @@ Exit codes:
   2   the command line is wrong (see --help)
   3   a setting cannot work
   4   another process has the data folder
-  5   the store or a file beside it is damaged or foreign; nothing was changed
+  5   the store or a file beside it is damaged or foreign; nothing was repaired
   6   the disk is full or does not take writes
   7   an address or socket cannot be used
   8   the root of trust does not open the cluster master key

@@ -17,16 +17,17 @@ use hsm_crypto::Module;
 use parking_lot::{Mutex, RwLock};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::command_line::SocketAccess;
 use crate::data_folder::DataFolder;
 use crate::dispatch::{Effects, ProcessEffect};
 use crate::exit::Fault;
 use crate::health::{self, Snapshot, Sources};
-use crate::limits;
 use crate::management::ManagementServer;
 use crate::member::{self, Member, Surroundings};
 use crate::metrics::Metrics;
 use crate::sandbox::{self, FileRules, Sandbox};
 use crate::settings::{RootOfTrustSetting, Settings};
+use crate::{limits, node_watch, unix_socket};
 
 /// Runs an HSM until it is told to stop. The log is running.
 ///
@@ -37,7 +38,7 @@ pub fn serve(settings: Settings) -> Result<(), Fault> {
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let folder = DataFolder::take(settings.data_folder())?;
     for socket in settings.unix_socket().map(|(path, _)| path).into_iter().chain([settings.management_socket()]) {
-        member::clear_stale_socket(socket)?;
+        unix_socket::clear_stale(socket)?;
     }
     let sandbox = lock_up_files(&settings)?;
     let (events, inbox) = channel();
@@ -158,9 +159,7 @@ impl Process {
 
     fn node_fault(&self, fault: &hsm_replication::Fault) -> Fault {
         match fault {
-            hsm_replication::Fault::StorageFull => {
-                Fault::Disk { file: self.surroundings.folder.store(), cause: "no space is left".to_owned() }
-            }
+            hsm_replication::Fault::StorageFull => node_watch::disk_full(&self.surroundings.folder),
             other => member::stopped(other),
         }
     }
@@ -288,7 +287,7 @@ fn hsm_id(folder: &DataFolder, module: &Module) -> Result<[u8; 16], Fault> {
 
 /// Says at the start, and not at initialisation, that somebody else has the clients' address.
 fn check_address(settings: &Settings) -> Result<(), Fault> {
-    TcpListener::bind(settings.listen()).map(drop).map_err(|error| member::listen(settings.listen(), &error))
+    TcpListener::bind(settings.listen()).map(drop).map_err(|error| unix_socket::listen(settings.listen(), &error))
 }
 
 /// The runtime of health port and signals. Clients' requests never run on it.
@@ -319,20 +318,20 @@ fn start_runtime(process: &Arc<Process>) -> Result<tokio::runtime::Runtime, Faul
 
 fn start_health(process: &Arc<Process>, runtime: &tokio::runtime::Handle) -> Result<(), Fault> {
     let Some(address) = process.surroundings.settings.health() else { return Ok(()) };
-    let listener = TcpListener::bind(address).map_err(|error| member::listen(address, &error))?;
-    let bound = listener.local_addr().map_err(|error| member::listen(address, &error))?;
+    let listener = TcpListener::bind(address).map_err(|error| unix_socket::listen(address, &error))?;
+    let bound = listener.local_addr().map_err(|error| unix_socket::listen(address, &error))?;
     let of = Arc::clone(process);
     let sources =
         Sources { metrics: Arc::clone(&process.surroundings.metrics), snapshot: Arc::new(move || of.snapshot()) };
-    health::start(runtime, listener, sources).map_err(|error| member::listen(address, &error))?;
+    health::start(runtime, listener, sources).map_err(|error| unix_socket::listen(address, &error))?;
     tracing::info!(address = %bound, "health and metrics");
     Ok(())
 }
 
 fn start_management(process: &Arc<Process>) -> Result<ManagementServer, Fault> {
     let socket = process.surroundings.settings.management_socket();
-    let listener = member::bind_management(socket)?;
+    let listener = unix_socket::bind(socket, SocketAccess::Owner)?;
     let of = Arc::clone(process);
     ManagementServer::start(listener, Arc::new(move |request| of.answer(request)))
-        .map_err(|error| member::listen(socket.display(), &error))
+        .map_err(|error| unix_socket::listen(socket.display(), &error))
 }

@@ -2,6 +2,7 @@
 //! outside, with the system's OpenSSL as the foreign judge.
 
 mod ceremony;
+mod client_certificates;
 mod health;
 mod management;
 mod process;

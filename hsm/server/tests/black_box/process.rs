@@ -100,9 +100,9 @@ fn a_flipped_bit_in_the_store_is_named_and_refused_and_not_repaired() {
         }
         match child.try_wait().unwrap() {
             Some(status) => {
-                assert_eq!(status.code(), Some(5), "{}", running.log());
+                assert_eq!(status.code(), Some(5), "octet {place}: {}", running.log());
                 assert!(running.log().contains("store.redb is damaged"), "{}", running.log());
-                assert_eq!(std::fs::read(&store).unwrap(), altered, "a refused store is left alone");
+                assert!(std::fs::read(&store).unwrap()[place] == altered[place], "a refused store is not repaired");
                 refused += 1;
             }
             None => {

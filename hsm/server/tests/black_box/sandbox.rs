@@ -16,13 +16,17 @@ fn a_serving_process_is_locked_up_in_every_thread() {
     running.initialise();
     assert_eq!(running.status()["sandbox"], "full");
     let process = running.child.id();
+    let mut threads = 0;
     for thread in std::fs::read_dir(format!("/proc/{process}/task")).unwrap() {
-        let status = std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+        // A thread may have ended since the folder was read.
+        let Ok(status) = std::fs::read_to_string(thread.unwrap().path().join("status")) else { continue };
+        threads += 1;
         for (field, value) in [("Seccomp:", "2"), ("NoNewPrivs:", "1")] {
             let line = status.lines().find(|line| line.starts_with(field)).unwrap();
             assert_eq!(line.split_whitespace().nth(1), Some(value), "{status}");
         }
     }
+    assert!(threads >= 4, "only {threads} threads were seen");
     let limits = std::fs::read_to_string(format!("/proc/{process}/limits")).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().collect::<Vec<_>>()[4..6], ["0", "0"], "{core}");
