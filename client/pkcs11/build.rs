@@ -7,5 +7,8 @@ fn main() {
     // The function lists name our own C_ functions, also in an application that has others of the same name.
     println!("cargo:rustc-cdylib-link-arg=-Wl,-Bsymbolic");
     println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libkagimori_pkcs11.so");
+    // Nothing runs at exit or unload: see the file.
+    println!("cargo:rustc-cdylib-link-arg=-Wl,-T,{}/no-destructors.ld", env!("CARGO_MANIFEST_DIR"));
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=no-destructors.ld");
 }

@@ -163,12 +163,19 @@ impl Active {
         if self.stream.is_none() && data.len() <= PART_LIMIT {
             let make = |with| {
                 let mut message = self.message(with);
+                // What comes in for a recovery is a signature.
+                let recovers = self.operation == Operation::VerifyRecover;
+                let (data, signature) = if recovers { (signature, data) } else { (data, signature) };
                 message.data = data.to_vec();
                 message.signature = signature.to_vec();
                 wire::request::Body::Operate(message)
             };
             let answer = slot.call_for_bytes(self.about(), &make);
             return answer.map(|reply| reply.data).inspect_err(|error| self.forget_missing_key(slot, *error));
+        }
+        if matches!(self.operation, Operation::SignRecover | Operation::VerifyRecover) {
+            // These have no parts, and no key is as long.
+            return refuse(CKR_DATA_LEN_RANGE);
         }
         let mut result = Vec::new();
         for part in data.chunks(PART_LIMIT) {

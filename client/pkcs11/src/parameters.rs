@@ -237,7 +237,8 @@ unsafe fn gcm(bytes: &[u8]) -> Outcome<Parameters> {
     let (iv, additional_data) =
         unsafe { (pointed(parameters.pIv, parameters.ulIvLen)?, pointed(parameters.pAAD, parameters.ulAADLen)?) };
     let tag_bits = u32::try_from(parameters.ulTagBits).map_err(|_| INVALID)?;
-    if tag_bits > 128 || !tag_bits.is_multiple_of(8) {
+    // NIST SP 800-38D §5.2.1.1: an IV has at least one bit.
+    if iv.is_empty() || tag_bits > 128 || !tag_bits.is_multiple_of(8) {
         return Err(INVALID);
     }
     Ok(Parameters::Gcm { iv, additional_data, tag_bits, generate_iv: false })

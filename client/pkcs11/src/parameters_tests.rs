@@ -203,6 +203,9 @@ fn both_layouts_of_gcm_parameters_are_read() {
     whole.ulTagBits = 129;
     assert_eq!(read_as(MechanismKind::AES_GCM, Some(&mut whole)).err(), Some(INVALID));
     whole.ulTagBits = 128;
+    whole.ulIvLen = 0;
+    assert_eq!(read_as(MechanismKind::AES_GCM, Some(&mut whole)).err(), Some(INVALID), "an empty IV was taken");
+    whole.ulIvLen = 12;
     whole.pAAD = std::ptr::null_mut();
     assert_eq!(read_as(MechanismKind::AES_GCM, Some(&mut whole)).err(), Some(INVALID));
 }
