@@ -22,6 +22,8 @@ mod sealing;
 mod self_test;
 mod session_proof;
 mod stream;
+#[cfg(test)]
+mod tests;
 #[expect(unsafe_code, reason = "the C interface of AWS-LC")]
 mod wide;
 

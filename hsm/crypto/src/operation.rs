@@ -169,7 +169,7 @@ pub fn unwrap(
     if draft.class() == ObjectClass::SecretKey && length.is_some_and(|length| length != material.len()) {
         return Err(CryptoFault::WrappedKeyLength);
     }
-    from_octets(draft, material).map_err(|fault| match fault {
+    from_octets(draft.into(), material).map_err(|fault| match fault {
         // Material that came out of a wrapping is the wrapping's fault, not the template's.
         CryptoFault::KeyMaterial | CryptoFault::AttributeValue(_) => CryptoFault::WrappedKeyInvalid,
         other => other,
@@ -197,7 +197,7 @@ pub fn derive(
     if draft.class() == ObjectClass::PrivateKey {
         return Err(CryptoFault::AttributeValue(hsm_protocol::AttributeKind::Class));
     }
-    from_octets(draft, octets)
+    from_octets(draft.into(), octets)
 }
 
 /// The octets of a secret key as input of a digest (`C_DigestKey`).

@@ -2,10 +2,10 @@
 
 use hsm_core::curve::{Curve, ED25519_PARAMS, X25519_PARAMS, der_octet_string};
 use hsm_core::request::{Draft, Facts, Material, PairSpec};
-use hsm_protocol::{AttributeKind, AttributeValue, KeyType, ObjectClass};
+use hsm_protocol::{AttributeKind, AttributeValue, KeyType, ObjectClass, Template};
 
 use super::curve::CurveKey;
-use super::{KeyMaterial, curve_of, fixed, raw};
+use super::{KeyMaterial, curve_of, fixed, raw_edwards, raw_on};
 use crate::fault::{CryptoFault, SelfTestFailure};
 use crate::module::Module;
 use crate::payload::Payload;
@@ -37,6 +37,29 @@ pub struct MadePair {
     pub payload: Payload,
 }
 
+/// What is to become of some material: the little of a draft that matters here.
+#[derive(Clone, Copy)]
+pub(crate) struct Wanted {
+    /// `CKA_CLASS`.
+    pub(crate) class: ObjectClass,
+    /// `CKA_KEY_TYPE`.
+    pub(crate) key_type: Option<KeyType>,
+    /// Whether there is a secret part.
+    pub(crate) has_payload: bool,
+}
+
+impl From<&Draft> for Wanted {
+    fn from(draft: &Draft) -> Self {
+        Self { class: draft.class(), key_type: draft.key_type(), has_payload: draft.has_payload() }
+    }
+}
+
+impl Wanted {
+    fn key_type(self) -> Result<KeyType, CryptoFault> {
+        self.key_type.ok_or(CryptoFault::AttributeMissing(AttributeKind::KeyType))
+    }
+}
+
 /// Whether making such a pair takes so long that it should not hold up others on its thread: RSA takes tenths of seconds
 /// to minutes.
 pub fn is_slow_pair(pair: &PairSpec) -> bool {
@@ -48,7 +71,10 @@ pub fn is_slow_pair(pair: &PairSpec) -> bool {
 /// # Errors
 /// [`CryptoFault::AttributeValue`] of `CKA_VALUE_LEN` when no key of the draft's type has that length.
 pub fn generate_secret(module: &Module, draft: &Draft, bytes: usize) -> Result<Made, CryptoFault> {
-    let key_type = draft.key_type().ok_or(CryptoFault::AttributeMissing(AttributeKind::KeyType))?;
+    new_secret(module, Wanted::from(draft).key_type()?, bytes)
+}
+
+pub(crate) fn new_secret(module: &Module, key_type: KeyType, bytes: usize) -> Result<Made, CryptoFault> {
     let mut value = SecretBytes::zeros(bytes);
     module.random(value.expose_mut())?;
     secret(key_type, value).map_err(|_| CryptoFault::AttributeValue(AttributeKind::ValueLen))
@@ -136,39 +162,42 @@ fn pairwise(module: &Module, material: &KeyMaterial) -> Result<(), CryptoFault> 
 /// [`CryptoFault::AttributeMissing`], [`CryptoFault::AttributeValue`], [`CryptoFault::AttributeInconsistent`],
 /// [`CryptoFault::KeyMaterial`].
 pub fn import(draft: &Draft, material: &Material) -> Result<Made, CryptoFault> {
+    import_as(draft.into(), material.attributes())
+}
+
+pub(crate) fn import_as(wanted: Wanted, material: &Template) -> Result<Made, CryptoFault> {
     let given = |kind| material.octets(kind).ok_or(CryptoFault::AttributeMissing(kind));
-    let key_type = || draft.key_type().ok_or(CryptoFault::AttributeMissing(AttributeKind::KeyType));
-    match draft.class() {
-        ObjectClass::SecretKey => secret(key_type()?, SecretBytes::copy_of(given(AttributeKind::Value)?)),
+    match wanted.class {
+        ObjectClass::SecretKey => secret(wanted.key_type()?, SecretBytes::copy_of(given(AttributeKind::Value)?)),
         ObjectClass::PublicKey => {
-            let key = KeyMaterial::public(key_type()?, given)?;
+            let key = KeyMaterial::public(wanted.key_type()?, given)?;
             check_size(&key)?;
             Ok(Made { facts: public_facts(&key)?, payload: None })
         }
         ObjectClass::PrivateKey => {
-            let made = private(&import_private(key_type()?, material)?, material.octets(AttributeKind::Value))?;
-            agrees(&made.facts, AttributeKind::EcPoint, material.octets(AttributeKind::EcPoint).map(raw))?;
+            let key = import_private(wanted.key_type()?, material)?;
+            let made = private(&key, material.octets(AttributeKind::Value))?;
+            let point = material.octets(AttributeKind::EcPoint).map(|point| canonical(&key, point)).transpose()?;
+            agrees(&made.facts, AttributeKind::EcPoint, point.as_deref())?;
             agrees(&made.facts, AttributeKind::PublicKeyInfo, material.octets(AttributeKind::PublicKeyInfo))?;
             Ok(made)
         }
-        ObjectClass::Data | ObjectClass::Certificate => Ok(data(draft, material.octets(AttributeKind::Value))),
+        ObjectClass::Data | ObjectClass::Certificate => Ok(data(wanted, material.octets(AttributeKind::Value))),
     }
 }
 
 /// Takes a key that came out of a wrapping or of a derivation: the octets of a secret key or of data, PKCS#8 of a private
 /// key.
-pub(crate) fn from_octets(draft: &Draft, octets: SecretBytes) -> Result<Made, CryptoFault> {
-    match draft.class() {
-        ObjectClass::SecretKey => {
-            secret(draft.key_type().ok_or(CryptoFault::AttributeMissing(AttributeKind::KeyType))?, octets)
-        }
-        ObjectClass::PrivateKey => from_private_info(draft, &octets),
-        ObjectClass::Data => Ok(data(draft, Some(octets.expose()))),
+pub(crate) fn from_octets(wanted: Wanted, octets: SecretBytes) -> Result<Made, CryptoFault> {
+    match wanted.class {
+        ObjectClass::SecretKey => secret(wanted.key_type()?, octets),
+        ObjectClass::PrivateKey => from_private_info(wanted, &octets),
+        ObjectClass::Data => Ok(data(wanted, Some(octets.expose()))),
         ObjectClass::PublicKey | ObjectClass::Certificate => Err(CryptoFault::AttributeValue(AttributeKind::Class)),
     }
 }
 
-fn from_private_info(draft: &Draft, octets: &SecretBytes) -> Result<Made, CryptoFault> {
+fn from_private_info(wanted: Wanted, octets: &SecretBytes) -> Result<Made, CryptoFault> {
     let parsed = encoding::parse_private_info(octets.expose()).map_err(|_| CryptoFault::WrappedKeyInvalid)?;
     let (material, seed, key_type) = match parsed {
         ParsedKey::Rsa(rsa) => (KeyMaterial::Rsa(rsa), None, KeyType::Rsa),
@@ -179,7 +208,7 @@ fn from_private_info(draft: &Draft, octets: &SecretBytes) -> Result<Made, Crypto
         }
         ParsedKey::X25519(key) => (KeyMaterial::X25519Private(key), None, KeyType::EcMontgomery),
     };
-    if draft.key_type().is_some_and(|wanted| wanted != key_type) {
+    if wanted.key_type.is_some_and(|wanted| wanted != key_type) {
         return Err(CryptoFault::AttributeInconsistent(AttributeKind::KeyType));
     }
     private(&material, seed.as_ref().map(SecretBytes::expose))
@@ -205,9 +234,9 @@ fn secret(key_type: KeyType, value: SecretBytes) -> Result<Made, CryptoFault> {
 }
 
 /// A data object or certificate.
-fn data(draft: &Draft, value: Option<&[u8]>) -> Made {
-    let payload = draft
-        .has_payload()
+fn data(wanted: Wanted, value: Option<&[u8]>) -> Made {
+    let payload = wanted
+        .has_payload
         .then(|| Payload::new().with(AttributeKind::Value, SecretBytes::copy_of(value.unwrap_or_default())));
     Made { facts: Facts::new(), payload }
 }
@@ -224,7 +253,7 @@ fn private(material: &KeyMaterial, value: Option<&[u8]>) -> Result<Made, CryptoF
     Ok(Made { facts: private_facts(material)?, payload: Some(payload) })
 }
 
-fn import_private(key_type: KeyType, material: &Material) -> Result<KeyMaterial, CryptoFault> {
+fn import_private(key_type: KeyType, material: &Template) -> Result<KeyMaterial, CryptoFault> {
     let given = |kind| material.octets(kind).ok_or(CryptoFault::AttributeMissing(kind));
     match key_type {
         KeyType::Rsa => import_rsa(material).map(KeyMaterial::Rsa),
@@ -246,7 +275,7 @@ fn import_private(key_type: KeyType, material: &Material) -> Result<KeyMaterial,
 
 /// An RSA key with or without its primes and CRT values (PKCS#11 3.2 §6.1.3 asks for modulus and private exponent only).
 /// What is given must fit; what is missing is computed.
-fn import_rsa(material: &Material) -> Result<Rsa, CryptoFault> {
+fn import_rsa(material: &Template) -> Result<Rsa, CryptoFault> {
     let given = |kind| material.octets(kind).ok_or(CryptoFault::AttributeMissing(kind));
     let (n, e) = (given(AttributeKind::Modulus)?, given(AttributeKind::PublicExponent)?);
     let d = given(AttributeKind::PrivateExponent)?;
@@ -331,9 +360,20 @@ fn check_size(material: &KeyMaterial) -> Result<(), CryptoFault> {
     }
 }
 
+/// `CKA_EC_POINT` in the form in which facts have it: uncompressed, in DER.
+fn canonical(key: &KeyMaterial, point: &[u8]) -> Result<Vec<u8>, CryptoFault> {
+    Ok(match key {
+        KeyMaterial::Curve(key) if !point.is_empty() => {
+            der_octet_string(&CurveKey::from_point(key.curve(), raw_on(key.curve(), point))?.point()?)
+        }
+        KeyMaterial::Curve(_) => Vec::new(),
+        _ => der_octet_string(raw_edwards(point)),
+    })
+}
+
 /// Whether an attribute that was given is the one that was found.
 fn agrees(facts: &Facts, kind: AttributeKind, given: Option<&[u8]>) -> Result<(), CryptoFault> {
-    let found = facts.attributes().get(kind).and_then(AttributeValue::as_octets).map(raw);
+    let found = facts.attributes().get(kind).and_then(AttributeValue::as_octets);
     match given.filter(|given| !given.is_empty()) {
         Some(given) if found != Some(given) => Err(CryptoFault::AttributeInconsistent(kind)),
         _ => Ok(()),

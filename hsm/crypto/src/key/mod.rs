@@ -168,10 +168,10 @@ impl KeyMaterial {
             }
             KeyType::Ec => {
                 let curve = curve_of(attribute(AttributeKind::EcParams)?)?;
-                CurveKey::from_point(curve, raw(attribute(AttributeKind::EcPoint)?)).map(Self::Curve)
+                CurveKey::from_point(curve, raw_on(curve, attribute(AttributeKind::EcPoint)?)).map(Self::Curve)
             }
-            KeyType::EcEdwards => Ok(Self::Ed25519Public(fixed(raw(attribute(AttributeKind::EcPoint)?))?)),
-            KeyType::EcMontgomery => Ok(Self::X25519Public(fixed(raw(attribute(AttributeKind::EcPoint)?))?)),
+            KeyType::EcEdwards => Ok(Self::Ed25519Public(fixed(raw_edwards(attribute(AttributeKind::EcPoint)?))?)),
+            KeyType::EcMontgomery => Ok(Self::X25519Public(fixed(raw_edwards(attribute(AttributeKind::EcPoint)?))?)),
             _ => Err(CryptoFault::KeyType),
         }
     }
@@ -248,9 +248,16 @@ pub(crate) fn curve_of(params: &[u8]) -> Result<Curve, CryptoFault> {
     Curve::from_params(params).map_err(|_| CryptoFault::CurveUnsupported)
 }
 
-/// The octets of a point, given as DER or raw.
-fn raw(point: &[u8]) -> &[u8] {
-    raw_point(point).unwrap_or(point)
+/// The octets of a point on a curve, given raw or as a DER OCTET STRING. The length tells: a raw point whose second byte
+/// is by chance its length less two looks like DER (one in 256 does).
+pub(crate) fn raw_on(curve: Curve, point: &[u8]) -> &[u8] {
+    let bytes = curve.field_bytes();
+    if [1 + bytes, 1 + 2 * bytes].contains(&point.len()) { point } else { raw_point(point).unwrap_or(point) }
+}
+
+/// The octets of an Ed25519 or X25519 public key, given raw or as a DER OCTET STRING.
+pub(crate) fn raw_edwards(point: &[u8]) -> &[u8] {
+    if point.len() == edwards::KEY { point } else { raw_point(point).unwrap_or(point) }
 }
 
 /// Exactly 32 bytes.

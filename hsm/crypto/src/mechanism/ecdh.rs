@@ -1,12 +1,11 @@
 //! Key agreement on curves, and the KDF of ANSI X9.63 behind it (PKCS#11 3.2 §6.3.17 to §6.3.20).
 
-use hsm_core::curve::raw_point;
 use hsm_protocol::mechanism::kdf;
 use hsm_protocol::{KeyType, MechanismKind as M, Parameters};
 
 use super::{Call, Family, Outcome};
 use crate::fault::CryptoFault;
-use crate::key::{Key, KeyMaterial, fixed};
+use crate::key::{Key, KeyMaterial, fixed, raw_edwards, raw_on};
 use crate::secret::SecretBytes;
 use crate::wide::edwards;
 use crate::wide::{Digest, Failed, Hash};
@@ -41,15 +40,9 @@ impl Family for Ecdh {
 /// The shared secret with the other party's point, which may be raw or a DER OCTET STRING.
 fn agree(key: &Key, peer: &[u8]) -> Outcome<SecretBytes> {
     match key.material() {
-        KeyMaterial::Curve(curve) => {
-            let bytes = curve.curve().field_bytes();
-            // A raw point begins with 2, 3 or 4 and has a length of its own, which tells it from DER.
-            let is_raw = [1 + bytes, 1 + 2 * bytes].contains(&peer.len());
-            curve.agree(if is_raw { peer } else { raw_point(peer).unwrap_or(peer) })
-        }
+        KeyMaterial::Curve(curve) => curve.agree(raw_on(curve.curve(), peer)),
         KeyMaterial::X25519Private(private) if key.key_type() == KeyType::EcMontgomery => {
-            let raw = if peer.len() == edwards::KEY { peer } else { raw_point(peer).unwrap_or(peer) };
-            let peer = fixed(raw).map_err(|_| CryptoFault::MechanismParameters)?;
+            let peer = fixed(raw_edwards(peer)).map_err(|_| CryptoFault::MechanismParameters)?;
             edwards::x25519(&fixed(private.expose())?, &peer).map_err(|Failed| CryptoFault::MechanismParameters)
         }
         _ => Err(CryptoFault::KeyType),

@@ -27,7 +27,7 @@ const SALT: usize = 16;
 const HEADER: usize = MAGIC.len() + 1 + Stretch::ENCODED + SALT;
 
 /// Longest passphrase that is read, in bytes.
-const PASSPHRASE_BYTES: u64 = 4096;
+const PASSPHRASE_BYTES: usize = 4096;
 
 /// What seals the master key.
 pub enum RootOfTrust {
@@ -96,7 +96,7 @@ impl RootOfTrust {
     /// # Errors
     /// [`RootFault::Passphrase`].
     pub fn passphrase(passphrase: SecretBytes) -> Result<Self, RootFault> {
-        if passphrase.is_empty() || passphrase.len() as u64 > PASSPHRASE_BYTES {
+        if passphrase.is_empty() || passphrase.len() > PASSPHRASE_BYTES {
             return Err(RootFault::Passphrase);
         }
         Ok(Self::Passphrase(passphrase))
@@ -108,8 +108,8 @@ impl RootOfTrust {
     /// [`RootFault::Mode`], [`RootFault::Passphrase`], [`RootFault::Io`].
     pub fn read_passphrase(path: &Path) -> Result<Self, RootFault> {
         let file = open_private(path)?;
-        let mut bytes = Zeroizing::new(Vec::with_capacity(PASSPHRASE_BYTES as usize + 2));
-        file.take(PASSPHRASE_BYTES + 2).read_to_end(&mut bytes)?;
+        let mut bytes = Zeroizing::new(Vec::with_capacity(PASSPHRASE_BYTES + 2));
+        file.take(PASSPHRASE_BYTES as u64 + 2).read_to_end(&mut bytes)?;
         let passphrase = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
         Self::passphrase(SecretBytes::copy_of(passphrase))
     }

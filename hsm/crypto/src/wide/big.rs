@@ -149,7 +149,7 @@ fn try_base(base: u64, odd: &Big, twos: u32, n: &Big, context: &Context) -> Resu
             if c::BN_cmp(y.pointer(), minus_one.pointer()) == 0 {
                 return Ok(None);
             }
-            check(c::BN_copy(x.pointer(), y.pointer()).is_null().then_some(0).unwrap_or(1))?;
+            check(i32::from(!c::BN_copy(x.pointer(), y.pointer()).is_null()))?;
         }
     }
     Ok(None)

@@ -1,0 +1,10 @@
+//! Tests of whole mechanisms: every row of the policy's table, C2SP's Wycheproof vectors, OpenSSL as the other side.
+
+mod imports;
+mod keys;
+mod openssl;
+mod seals;
+mod streams;
+mod table;
+mod wrapping;
+mod wycheproof;
