@@ -112,6 +112,8 @@ impl From<io::Error> for StorageFault {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full,
+            // What redb says of a file that is none of its own.
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => Self::Damaged(error.to_string()),
             _ => Self::Disk(error),
         }
     }

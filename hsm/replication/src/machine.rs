@@ -26,7 +26,7 @@ use crate::stamp::Stamper;
 use crate::store::pending::Changes;
 use crate::store::rows::{Progress, state_key};
 use crate::store::snapshot::{SnapshotData, meta_of};
-use crate::store::{Store, panic_text};
+use crate::store::{Store, Work, panic_text};
 use crate::types::{Batch, EncodedCommand, Entry, LogId, Membership, RaftStorageError, Snapshot, SnapshotMeta, Types};
 
 /// The state machine of one node, as openraft drives it.
@@ -212,7 +212,8 @@ impl RaftStateMachine<Types> for Machine {
         let refused = |detail: &str| {
             StorageIOError::write_snapshot(Some(meta.signature()), &std::io::Error::other(detail.to_owned()))
         };
-        let progress = snapshot.into_received().ok_or_else(|| refused("it was not received here"))?;
+        let received = wait_for_disk(|| snapshot.receive(&self.store, meta));
+        let progress = received.map_err(|fault| refused(&fault.to_string()))?;
         self.install(progress).map_err(|fault| refused(&fault.to_string()).into())
     }
 
@@ -223,13 +224,16 @@ impl RaftStateMachine<Types> for Machine {
     }
 }
 
-/// "Builds" a snapshot: the durable state is one, so there is only its position to tell. The log before it may go.
+/// "Builds" a snapshot: the durable state is one, so there is only its position to tell, after what waits was written.
+/// The log before it may go.
 pub(crate) struct SnapshotMarker {
     store: Arc<Store>,
 }
 
 impl RaftSnapshotBuilder<Types> for SnapshotMarker {
     async fn build_snapshot(&mut self) -> Result<Snapshot, RaftStorageError> {
+        let work = Work { durable: true, ..Work::default() };
+        wait_for_disk(|| self.store.commit(&work)).map_err(|fault| StorageIOError::write_snapshot(None, &fault))?;
         Ok(Snapshot { meta: meta_of(&self.store.durable()), snapshot: Box::new(SnapshotData::mark()) })
     }
 }

@@ -2,6 +2,7 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hsm_core::audit::AuditRecord;
@@ -9,7 +10,8 @@ use hsm_core::command::{Form, Origin, SealedPayload};
 use hsm_core::{Action, Hsm, Index, ObjectHandle, Stamp};
 use hsm_crypto::StorageKey;
 use hsm_protocol::ErrorCode;
-use parking_lot::RwLockReadGuard;
+use parking_lot::{Mutex, RwLockReadGuard};
+use tokio::sync::oneshot;
 
 use crate::engine::{Engine, Shared};
 use crate::fault::{OpenFault, StorageFault};
@@ -21,8 +23,15 @@ use crate::settings::Settings;
 /// Dropping it without [`Node::stop`] is a crash: nothing acknowledged is lost.
 pub struct Node {
     engine: Arc<Engine>,
-    /// The threads that openraft runs on; `None` when the caller's runtime is used (simulation).
-    runtime: parking_lot::Mutex<Option<tokio::runtime::Runtime>>,
+    /// The thread that openraft runs on; `None` when the caller's runtime is used (simulation), and after a stop.
+    thread: Mutex<Option<OwnThread>>,
+}
+
+/// One thread for all of replication: a log entry goes through it without changing threads, and waiting for the disk
+/// there delays nobody who would not have to wait for the same disk.
+struct OwnThread {
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
 }
 
 /// The state as of the last applied command. Commands wait while it is held: look and let go.
@@ -78,7 +87,7 @@ impl Node {
     /// # Errors
     /// [`OpenFault::AlreadyFormed`] when the store holds a history; else what [`Node::open`] says.
     pub fn form(settings: Settings, key: StorageKey, form: Form) -> Result<Self, OpenFault> {
-        Self::on_own_threads(Engine::form(settings, key, form))
+        Self::on_own_thread(move || Engine::form(settings, key, form))
     }
 
     /// Opens an existing store, verifies and loads it, replays the log and returns when commands can be proposed. Blocks;
@@ -87,7 +96,7 @@ impl Node {
     /// # Errors
     /// Whatever is wrong with the store; nothing is repaired.
     pub fn open(settings: Settings, key: StorageKey) -> Result<Self, OpenFault> {
-        Self::on_own_threads(Engine::open(settings, key))
+        Self::on_own_thread(move || Engine::open(settings, key))
     }
 
     /// [`Node::form`] on the runtime that the caller runs in: for simulation.
@@ -95,7 +104,7 @@ impl Node {
     /// # Errors
     /// As [`Node::form`].
     pub async fn form_here(settings: Settings, key: StorageKey, form: Form) -> Result<Self, OpenFault> {
-        Ok(Self::around(Engine::form(settings, key, form).await?, None))
+        Ok(Self::around(Engine::form(settings, key, form).await?))
     }
 
     /// [`Node::open`] on the runtime that the caller runs in: for simulation.
@@ -103,7 +112,7 @@ impl Node {
     /// # Errors
     /// As [`Node::open`].
     pub async fn open_here(settings: Settings, key: StorageKey) -> Result<Self, OpenFault> {
-        Ok(Self::around(Engine::open(settings, key).await?, None))
+        Ok(Self::around(Engine::open(settings, key).await?))
     }
 
     /// Proposes a command. Cheap, never blocks on the disk. `done` is called exactly once: at once with
@@ -170,10 +179,11 @@ impl Node {
     /// Stops taking commands, waits for those under way, writes what is in memory and closes the store. Blocks. Calling
     /// it twice is harmless.
     pub fn stop(&self) {
-        let runtime = self.runtime.lock().take();
-        if let Some(runtime) = runtime {
-            runtime.block_on(self.engine.stop());
-            runtime.shutdown_timeout(Duration::from_secs(5));
+        let Some(own) = self.thread.lock().take() else { return };
+        // A thread that has ended by itself needs no word.
+        own.stop.send(()).ok();
+        if own.thread.join().is_err() {
+            tracing::error!("the replication thread panicked; the log is durable all the same");
         }
     }
 
@@ -194,18 +204,43 @@ impl Node {
         self.engine.shared()
     }
 
-    fn on_own_threads(start: impl Future<Output = Result<Engine, OpenFault>>) -> Result<Self, OpenFault> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .thread_name("replication")
-            .enable_time()
-            .build()
-            .map_err(|error| OpenFault::Engine(error.to_string()))?;
-        let engine = runtime.block_on(start)?;
-        Ok(Self::around(engine, Some(runtime)))
+    fn on_own_thread<F>(start: impl FnOnce() -> F + Send + 'static) -> Result<Self, OpenFault>
+    where
+        F: Future<Output = Result<Engine, OpenFault>>,
+    {
+        let (stop, stopped) = oneshot::channel();
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        let thread = std::thread::Builder::new().name("replication".to_owned()).spawn(move || {
+            // Whoever started this thread waits for what is told.
+            let started = run_on_this_thread(start(), stopped, |engine| tell.send(engine).is_ok());
+            if let Err(fault) = started {
+                drop(tell.send(Err(fault)));
+            }
+        });
+        let thread = thread.map_err(|error| OpenFault::Engine(error.to_string()))?;
+        let ended = |_| Err(OpenFault::Engine("its thread ended".to_owned()));
+        let engine = told.recv().unwrap_or_else(ended)?;
+        Ok(Self { engine, thread: Mutex::new(Some(OwnThread { stop, thread })) })
     }
 
-    fn around(engine: Engine, runtime: Option<tokio::runtime::Runtime>) -> Self {
-        Self { engine: Arc::new(engine), runtime: parking_lot::Mutex::new(runtime) }
+    fn around(engine: Engine) -> Self {
+        Self { engine: Arc::new(engine), thread: Mutex::new(None) }
     }
+}
+
+/// Starts an engine, tells of it, and runs it until it shall stop or nobody is left who could say so.
+fn run_on_this_thread(
+    start: impl Future<Output = Result<Engine, OpenFault>>,
+    stopped: oneshot::Receiver<()>,
+    tell: impl FnOnce(Result<Arc<Engine>, OpenFault>) -> bool,
+) -> Result<(), OpenFault> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let runtime = runtime.map_err(|error| OpenFault::Engine(error.to_string()))?;
+    runtime.block_on(async {
+        let engine = Arc::new(start.await?);
+        if tell(Ok(engine.clone())) && stopped.await.is_ok() {
+            engine.stop().await;
+        }
+        Ok(())
+    })
 }

@@ -56,6 +56,8 @@ struct Flight {
     next_number: u64,
     /// Proposed and not yet applied, by number.
     entries: BTreeMap<u64, Flying>,
+    /// Callers of the last entry.
+    last_callers: usize,
 }
 
 struct Flying {
@@ -78,7 +80,7 @@ impl Proposals {
     /// Takes no command before [`Proposals::open`].
     pub(crate) fn new(node: NodeId, first_number: u64, deadline: Duration) -> Self {
         let queue = Queue { commands: VecDeque::new(), bytes: 0, closed: Some(ErrorCode::NotReady) };
-        let flight = Flight { next_number: first_number, entries: BTreeMap::new() };
+        let flight = Flight { next_number: first_number, entries: BTreeMap::new(), last_callers: 0 };
         Self {
             node,
             deadline,
@@ -246,6 +248,24 @@ impl Proposals {
             && flight.entries.values().all(|flying| flying.stage == Stage::Flushed)
     }
 
+    /// Gives the callers of the last entry, who were just answered or are about to be, a moment to come again: else the
+    /// first of them would fly alone, and all others wait for its flush. Bounded by [`limits::GATHER_YIELDS`].
+    async fn gather(&self) {
+        let queued = self.queued();
+        let expected = {
+            let flight = self.flight.lock();
+            let flying: usize = flight.entries.values().map(|flying| flying.callers.len()).sum();
+            flight.last_callers.max(flying + queued)
+        };
+        for _ in 0..limits::GATHER_YIELDS {
+            if self.queued() >= expected {
+                break;
+            }
+            std::thread::yield_now();
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// The commands of the next entry, as many as fit.
     fn take_commands(&self) -> Vec<Queued> {
         let mut queue = self.queue.lock();
@@ -280,6 +300,7 @@ impl Proposals {
         }
         let mut flight = self.flight.lock();
         let number = flight.next_number;
+        flight.last_callers = callers.len();
         flight.next_number = number.wrapping_add(1);
         flight.entries.insert(number, Flying { stage: Stage::Given, expires, callers });
         Some(Batch { proposer: self.node, number, stamp, commands: commands.into() })
@@ -297,6 +318,7 @@ pub(crate) async fn run(proposals: Arc<Proposals>, raft: Raft, store: Arc<Store>
     loop {
         let next = proposals.expire();
         if proposals.may_fly() && proposals.queued() > 0 {
+            proposals.gather().await;
             if store.has_room() {
                 fly(&proposals, &raft, &stamper).await;
             } else {

@@ -11,8 +11,8 @@ pub type Rt = openraft::TokioRuntime;
 #[cfg(hsm_sim)]
 pub use simulated::{NodeContext, SimRt as Rt};
 
-/// Runs something that waits for the disk. On the product's threads other tasks move to another thread meanwhile; on a
-/// simulation's single thread it runs where it is.
+/// Runs something that waits for the disk. Where a runtime has several threads, other tasks move to another one
+/// meanwhile; on a single thread (the product's own, and a simulation's) it runs where it is.
 pub(crate) fn wait_for_disk<T>(run: impl FnOnce() -> T) -> T {
     let many_threads = tokio::runtime::Handle::try_current()
         .is_ok_and(|handle| handle.runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread);

@@ -54,6 +54,13 @@ pub(crate) struct Batch {
     pub(crate) commands: Arc<[EncodedCommand]>,
 }
 
+impl std::fmt::Debug for Batch {
+    /// Never what the commands say.
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "batch {:x} of {} commands", self.number, self.commands.len())
+    }
+}
+
 /// A [`Versioned`] command in postcard: what the chain of hashes runs over.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct EncodedCommand(#[serde(with = "serde_bytes")] pub(crate) Vec<u8>);

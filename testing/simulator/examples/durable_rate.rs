@@ -17,7 +17,8 @@ fn main() {
     let folder = tempfile::tempdir_in(folder).expect("a folder");
     let settings = Settings::at(folder.path().join("store.redb"));
     let node = Arc::new(Node::form(settings, world::storage_key(), world::form()).expect("a formed node"));
-    let counts = std::env::args().nth(2).map_or(vec![1, 2, 4, 8, 16, 32], |count| vec![count.parse().expect("a number")]);
+    let counts =
+        std::env::args().nth(2).map_or(vec![1, 2, 4, 8, 16, 32], |count| vec![count.parse().expect("a number")]);
     for threads in counts {
         measure(&node, threads);
     }
@@ -35,7 +36,8 @@ fn measure(node: &Arc<Node>, threads: usize) {
                 let mut times = Vec::new();
                 while Instant::now() < until {
                     let begun = Instant::now();
-                    let outcome = node.propose_and_wait(origin(), attempt(thread, times.len()), Duration::from_secs(10));
+                    let outcome =
+                        node.propose_and_wait(origin(), attempt(thread, times.len()), Duration::from_secs(10));
                     assert!(matches!(outcome, Outcome::Done { .. }), "done");
                     times.push(begun.elapsed());
                 }

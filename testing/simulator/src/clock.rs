@@ -1,6 +1,7 @@
 //! A clock that follows tokio's paused time, and jumps when it is told to.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
 use hsm_replication::clock::{Clock, ClockReading};
 
@@ -12,6 +13,7 @@ pub struct SimClock {
     zero: tokio::time::Instant,
     wall_offset: AtomicI64,
     boot: AtomicU64,
+    stands: AtomicBool,
 }
 
 impl SimClock {
@@ -19,12 +21,17 @@ impl SimClock {
     #[expect(clippy::new_without_default, reason = "it reads the runtime's clock")]
     pub fn new() -> Self {
         let zero = tokio::time::Instant::now();
-        Self { zero, wall_offset: AtomicI64::new(0), boot: AtomicU64::new(1) }
+        Self { zero, wall_offset: AtomicI64::new(0), boot: AtomicU64::new(1), stands: AtomicBool::new(false) }
     }
 
     /// The time of day jumps by this many milliseconds.
     pub fn jump(&self, milliseconds: i64) {
         self.wall_offset.fetch_add(milliseconds, Ordering::SeqCst);
+    }
+
+    /// Time stands still, so that two runs give the same stamps.
+    pub fn stand_still(&self) {
+        self.stands.store(true, Ordering::SeqCst);
     }
 
     /// The machine was booted again.
@@ -35,7 +42,8 @@ impl SimClock {
 
 impl Clock for SimClock {
     fn read(&self) -> ClockReading {
-        let elapsed = u64::try_from(self.zero.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let elapsed = if self.stands.load(Ordering::SeqCst) { Duration::ZERO } else { self.zero.elapsed() };
+        let elapsed = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
         let wall = (START + elapsed).saturating_add_signed(self.wall_offset.load(Ordering::SeqCst));
         let mut boot = [0; 16];
         boot[..8].copy_from_slice(&self.boot.load(Ordering::SeqCst).to_le_bytes());

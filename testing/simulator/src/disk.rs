@@ -25,10 +25,13 @@ struct State {
     content: Vec<u8>,
     mark: [u8; MARK_BYTES],
     recording: Option<Recording>,
-    locked: bool,
+    /// Who has it open.
+    locked_by: Option<u64>,
+    opened: u64,
     /// Raised when the machine crashes: a backend of before can do nothing any more.
     generation: u64,
     capacity: u64,
+    full_unseen: bool,
     fail_sync_in: Option<u64>,
     fail_write_in: Option<u64>,
     syncs: u64,
@@ -79,9 +82,11 @@ impl SimDisk {
             content,
             mark,
             recording: None,
-            locked: false,
+            locked_by: None,
+            opened: 0,
             generation: 0,
             capacity: u64::MAX,
+            full_unseen: false,
             fail_sync_in: None,
             fail_write_in: None,
             syncs: 0,
@@ -129,11 +134,16 @@ impl SimDisk {
         self.0.lock().capacity = capacity;
     }
 
+    /// Every write fails from now on because the disk is full, which it does not admit when it is asked for room.
+    pub fn fill_unseen(&self) {
+        self.0.lock().full_unseen = true;
+    }
+
     /// The process that had the disk open is gone.
     pub fn crash(&self) {
         let mut state = self.0.lock();
         state.generation += 1;
-        state.locked = false;
+        state.locked_by = None;
         (state.fail_sync_in, state.fail_write_in) = (None, None);
     }
 }
@@ -150,8 +160,9 @@ impl Disk for SimDisk {
     }
 
     fn open(&self) -> io::Result<Box<dyn StorageBackend>> {
-        let generation = self.0.lock().generation;
-        Ok(Box::new(Opened { disk: self.clone(), generation }))
+        let mut state = self.0.lock();
+        state.opened += 1;
+        Ok(Box::new(Opened { disk: self.clone(), generation: state.generation, number: state.opened }))
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
@@ -178,6 +189,7 @@ impl Disk for SimDisk {
 struct Opened {
     disk: SimDisk,
     generation: u64,
+    number: u64,
 }
 
 impl std::fmt::Debug for Opened {
@@ -252,6 +264,9 @@ impl StorageBackend for Opened {
             if due(&mut state.fail_write_in) {
                 return Err(io::Error::other("the disk reports an input/output error"));
             }
+            if state.full_unseen {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
             let operation = Operation::Write(offset, data.to_vec());
             apply(&mut state.content, &operation);
             if let Some(recording) = &mut state.recording {
@@ -263,14 +278,16 @@ impl StorageBackend for Opened {
 
     fn close(&self) -> io::Result<()> {
         self.with(|state| {
-            state.locked = false;
+            if state.locked_by == Some(self.number) {
+                state.locked_by = None;
+            }
             Ok(())
         })
     }
 
     fn try_lock_range(&self, _start: Bound<u64>, _end: Bound<u64>) -> Result<bool, BackendError> {
-        let taken = self.with(|state| Ok(!std::mem::replace(&mut state.locked, true)));
-        Ok(taken?)
+        let owner = self.with(|state| Ok(*state.locked_by.get_or_insert(self.number)));
+        Ok(owner? == self.number)
     }
 
     fn unlock_range(&self, _start: Bound<u64>, _end: Bound<u64>) -> Result<(), BackendError> {

@@ -136,7 +136,9 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), RaftStorageError> {
         let work = Work { vote: Some(*vote), durable: true, ..Work::default() };
-        wait_for_disk(|| self.store.commit(&work)).map_err(|fault| StorageIOError::write_vote(&fault).into())
+        wait_for_disk(|| self.store.commit(&work)).map_err(|fault| StorageIOError::write_vote(&fault))?;
+        self.stored_vote = Some(*vote);
+        Ok(())
     }
 
     /// Our own stored vote comes back as not committed, so that this node must win an election again. openraft 0.9 would

@@ -12,6 +12,8 @@ pub(crate) mod opening;
 pub(crate) mod pending;
 pub(crate) mod rows;
 pub(crate) mod snapshot;
+#[cfg(test)]
+mod tests;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -132,7 +134,8 @@ impl Store {
 
     /// The payload of a token object.
     pub(crate) fn payload(&self, handle: ObjectHandle) -> Result<Option<SealedPayload>, StorageFault> {
-        let key = rows::state_key(&Row::Payload(handle));
+        let row = Row::Payload(handle);
+        let key = rows::state_key(&row);
         let value = match self.pending.row(&key) {
             Some(value) => value,
             None => self.with_database(|database| {
@@ -140,7 +143,7 @@ impl Store {
                 table.get(key.as_slice())?.map(|sealed| self.unseal("state", &key, sealed.value())).transpose()
             })?,
         };
-        let payload = value.map(|value| decode(&value)).transpose();
+        let payload = value.map(|value| hsm_core::rows::payload(&row, &value)).transpose();
         payload.map_err(|error| StorageFault::broken("state", &key, error))
     }
 

@@ -1,5 +1,6 @@
 //! Opening a store: every row is verified before any is believed.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -8,7 +9,10 @@ use hsm_core::Hsm;
 use hsm_core::change::Row;
 use hsm_crypto::{RowSum, StorageKey};
 use parking_lot::{Mutex, RwLock};
-use redb::{Builder, Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata};
+use redb::{
+    Builder, Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
+    StorageBackend,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::disk::{Backend, Disk};
@@ -18,6 +22,15 @@ use crate::store::pending::Pending;
 use crate::store::rows::{AUDIT, FIRST_PAYLOAD, FORMAT, Identity, LOG, META, Progress, STATE, meta};
 use crate::store::{Store, Work, Writer, mark, panic_text, rows};
 use crate::types::{Entry, LogId, NodeId, Vote, decode};
+
+/// How a redb file begins (redb's `docs/design.md`, "Database header").
+const MAGIC: &[u8] = b"redb\x1A\x0A\xA9\x0D\x0A";
+
+/// redb's header lies in the first page.
+const FIRST_PAGE_BYTES: usize = 4096;
+
+/// redb makes a file of about 1 MiB; what is longer was used.
+const UNFINISHED_BYTES: u64 = 8 * 1024 * 1024;
 
 /// A store that was found whole, and what it holds.
 pub(crate) struct Opened {
@@ -45,7 +58,7 @@ pub(crate) fn open(
     faults: &Arc<Faults>,
     new_node: Option<NodeId>,
 ) -> Result<Opened, OpenFault> {
-    let database = open_database(&**disk, cache_bytes)?;
+    let database = open_database(&**disk, cache_bytes, new_node.is_some())?;
     let store = Store {
         disk: disk.clone(),
         key: key.clone(),
@@ -81,8 +94,14 @@ struct Loaded {
     stamped: Option<Stamped>,
 }
 
-fn open_database(disk: &dyn Disk, cache_bytes: usize) -> Result<Database, OpenFault> {
+fn open_database(disk: &dyn Disk, cache_bytes: usize, form: bool) -> Result<Database, OpenFault> {
     let backend = disk.open().map_err(StorageFault::from)?;
+    if is_unfinished(&*backend).map_err(StorageFault::from)? {
+        if !form {
+            return Err(OpenFault::NotFormed(disk.name()));
+        }
+        backend.set_len(0).map_err(StorageFault::from)?;
+    }
     let create = || {
         // The check reads every page; redb would trust, and might panic on, pages that were altered.
         let mut builder = Builder::new();
@@ -95,6 +114,19 @@ fn open_database(disk: &dyn Disk, cache_bytes: usize) -> Result<Database, OpenFa
         Ok(Err(error)) => Err(StorageFault::from(error).into()),
         Err(panic) => Err(StorageFault::Damaged(format!("opening it panicked: {}", panic_text(&*panic))).into()),
     }
+}
+
+/// Whether a crash interrupted redb while it made the file: then its first page has no magic number yet, and there is
+/// nothing but zeros behind it. Nothing was ever stored in such a file.
+fn is_unfinished(backend: &dyn StorageBackend) -> io::Result<bool> {
+    let length = backend.len()?;
+    if length == 0 || length > UNFINISHED_BYTES {
+        return Ok(false);
+    }
+    let mut content = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+    backend.read(0, &mut content)?;
+    let behind = content.get(FIRST_PAGE_BYTES..).unwrap_or_default();
+    Ok(!content.starts_with(MAGIC) && behind.iter().all(|&octet| octet == 0))
 }
 
 impl Store {

@@ -49,10 +49,20 @@ impl SnapshotData {
         }
     }
 
-    pub(crate) fn into_received(self) -> Option<Progress> {
-        match self.0 {
-            Source::Received(progress) => Some(progress),
-            Source::Mark | Source::Reader(_) => None,
+    /// Makes sure that the whole of it lies among the incoming rows of `store`.
+    pub(crate) fn receive(self, store: &Store, meta: &SnapshotMeta) -> Result<Progress, StorageFault> {
+        let mut reader = match self.0 {
+            Source::Received(progress) => return Ok(progress),
+            Source::Mark => return Err(StorageFault::Damaged("a snapshot without rows".to_owned())),
+            Source::Reader(reader) => reader,
+        };
+        let receiver = Receiver::new();
+        loop {
+            match receiver.take(store, meta, &reader.next_chunk()?)? {
+                Received::Stored => {}
+                Received::Whole(progress) => return Ok(progress),
+                Received::OutOfOrder => return Err(StorageFault::Damaged("a snapshot that changed".to_owned())),
+            }
         }
     }
 }
