@@ -97,7 +97,7 @@ struct Results {
     find: [Figures; 2],
     login: [Figures; 2],
     keys: usize,
-    frames_per_write: Option<f64>,
+    frames_per_write: [f64; 2],
 }
 
 struct Case {
@@ -157,7 +157,7 @@ impl Bench<'_> {
             step.done(format!("{:.0} a second", ours.rate));
             cases.push(Case { workload, threads, ours, bare, peer });
         }
-        let frames_per_write = self.frames_per_write();
+        let frames_per_write = [self.frames_per_write(8)?, self.frames_per_write(32)?];
         let (few_find, few_login) = self.among(100)?;
         let (many_find, many_login) = self.among(self.arguments.keys)?;
         Ok(Results {
@@ -210,14 +210,14 @@ impl Bench<'_> {
         Ok((Figures::median_of(&find), Figures::median_of(&login)))
     }
 
-    /// Requests that the HSM answered with one write, over the whole run, from its own metrics.
-    fn frames_per_write(&self) -> Option<f64> {
-        let text = peer::get(self.installation.addresses().ok()?.health, "/metrics").ok()?;
-        let value = |name: &str| {
-            let line = text.lines().find(|line| line.starts_with(name) && !line.starts_with('#'))?;
-            line.rsplit(' ').next()?.parse::<f64>().ok()
-        };
-        Some(value("kagimori_frames_written_total")? / value("kagimori_writes_total")?)
+    /// Frames in one write of the client library, with so many threads.
+    fn frames_per_write(&self, threads: usize) -> Result<f64> {
+        let mut command = self.command(Side::Ours)?;
+        command.args(["frames", "--threads", &threads.to_string()]);
+        command.args(["--milliseconds", &self.arguments.milliseconds.to_string()]);
+        let value: serde_json::Value =
+            serde_json::from_str(&capture(&mut command)?).context("`bench frames` printed no JSON")?;
+        value["frames_per_write"].as_f64().context("`bench frames` printed no number")
     }
 }
 

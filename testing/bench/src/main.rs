@@ -5,6 +5,7 @@
 
 mod bare;
 mod cost;
+mod frames;
 mod keys;
 mod load;
 mod token;
@@ -40,6 +41,14 @@ enum What {
     Find(Length),
     /// Logins, each ended again.
     Login(Length),
+    /// Frames that the client library sends and receives with one system call, under P-256 signatures.
+    Frames {
+        /// By how many threads.
+        #[arg(long, default_value_t = 8)]
+        threads: usize,
+        #[command(flatten)]
+        length: Length,
+    },
 }
 
 #[derive(Args, Clone, Copy)]
@@ -99,5 +108,6 @@ fn run(what: What) -> Result<()> {
         What::Fill { count } => keys::fill(count),
         What::Find(length) => keys::find(length),
         What::Login(length) => keys::login(length),
+        What::Frames { threads, length } => frames::run(threads, length),
     }
 }

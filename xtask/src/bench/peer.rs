@@ -1,10 +1,7 @@
-//! SoftHSM2 from Debian with a throw-away token, and a fetch of our own metrics.
+//! SoftHSM2 from Debian with a throw-away token.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -44,14 +41,4 @@ impl SoftHsm {
         command.env("SOFTHSM2_CONF", self.folder.path().join("softhsm2.conf"));
         command.env("P11_MODULE", &self.module).env("P11_TOKEN_LABEL", LABEL).env("P11_PIN", PIN);
     }
-}
-
-/// Fetches a page by HTTP/1.0.
-pub(super) fn get(address: SocketAddr, path: &str) -> Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
-    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    Ok(text)
 }
