@@ -19,9 +19,17 @@ use super::limits::{KEY_CACHE_BYTES, KEY_CACHE_KEYS};
 const SHARDS: usize = 32;
 
 /// The cache.
-#[derive(Default)]
 pub(crate) struct KeyCache {
     shards: [RwLock<Shard>; SHARDS],
+    /// Limits of each shard.
+    keys: usize,
+    bytes: usize,
+}
+
+impl Default for KeyCache {
+    fn default() -> Self {
+        Self::with_limits(KEY_CACHE_KEYS, KEY_CACHE_BYTES)
+    }
 }
 
 #[derive(Default)]
@@ -41,6 +49,11 @@ struct Entry {
 }
 
 impl KeyCache {
+    /// A cache for so many keys of so many bytes in all.
+    pub(crate) fn with_limits(keys: usize, bytes: usize) -> Self {
+        Self { shards: Default::default(), keys: keys / SHARDS, bytes: bytes / SHARDS }
+    }
+
     /// The parsed key of exactly this version of an object.
     pub(crate) fn get(&self, object: &Object) -> Option<Arc<Key>> {
         let shard = self.shard(object.uid()).read();
@@ -58,7 +71,7 @@ impl KeyCache {
         let evicted = {
             let shard = &mut *self.shard(object.uid()).write();
             let old = shard.remove(object.uid());
-            let mut evicted = shard.make_room(bytes);
+            let mut evicted = shard.make_room(bytes, self.keys, self.bytes);
             evicted.extend(old);
             shard.order.push(object.uid());
             shard.bytes += bytes;
@@ -100,11 +113,9 @@ impl Shard {
         Some(entry)
     }
 
-    fn make_room(&mut self, bytes: usize) -> Vec<Entry> {
+    fn make_room(&mut self, bytes: usize, most_keys: usize, most_bytes: usize) -> Vec<Entry> {
         let mut evicted = Vec::new();
-        while !self.order.is_empty()
-            && (self.bytes + bytes > KEY_CACHE_BYTES / SHARDS || self.order.len() >= KEY_CACHE_KEYS / SHARDS)
-        {
+        while !self.order.is_empty() && (self.bytes + bytes > most_bytes || self.order.len() >= most_keys) {
             self.hand %= self.order.len();
             let uid = self.order[self.hand];
             let spared = self.keys.get(&uid).is_some_and(|entry| entry.used.swap(false, Ordering::Relaxed));
@@ -129,5 +140,18 @@ fn estimate(object: &Object) -> usize {
             .and_then(|value| value.as_octets())
             .map_or(OTHER, |modulus| OTHER + modulus.len() * 16),
         _ => OTHER,
+    }
+}
+
+#[cfg(test)]
+impl KeyCache {
+    /// Keys in the cache, and their bytes.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        let sum = |(keys, bytes): (usize, usize), shard: &RwLock<Shard>| {
+            let shard = shard.read();
+            assert_eq!(shard.keys.len(), shard.order.len());
+            (keys + shard.keys.len(), bytes + shard.bytes)
+        };
+        self.shards.iter().fold((0, 0), sum)
     }
 }

@@ -323,6 +323,7 @@ pub(crate) fn aes_request(token: bool) -> request::Body {
         .with_flag(AttributeKind::Token, token)
         .with_flag(AttributeKind::Encrypt, true)
         .with_flag(AttributeKind::Decrypt, true)
+        .with_flag(AttributeKind::Derive, true)
         .with_number(AttributeKind::KeyType, KeyType::Aes as u64)
         .with_number(AttributeKind::ValueLen, 32);
     request::Body::GenerateKey(wire::GenerateKey {

@@ -133,3 +133,28 @@ fn an_admin_uses_no_key_and_may_digest() {
     assert!(part(&mut client, first(1, signing(&key), b"a")).is_err());
     assert!(part(&mut client, first(2, sha256(), b"a")).is_ok());
 }
+
+#[test]
+fn the_value_of_a_secret_key_can_be_digested_and_a_lost_one_can_be_presented_again() {
+    let hsm = Hsm::active();
+    let mut client = hsm.connect_as("app");
+    let key = client.make_aes(false);
+    let with_key = |stream, part, key: &wire::ObjectReference| wire::Stream {
+        stream,
+        part,
+        digest_key: Some(key.clone()),
+        ..Default::default()
+    };
+    assert!(part(&mut client, first(1, sha256(), b"a")).is_ok());
+    assert!(part(&mut client, with_key(1, 1, &super::client::bare(&key))).is_ok());
+    let once = part(&mut client, last(1, 2)).unwrap();
+    hsm.service.forget_session_objects();
+    assert!(part(&mut client, first(2, sha256(), b"a")).is_ok());
+    let unknown = part(&mut client, with_key(2, 1, &super::client::bare(&key)));
+    assert_eq!(unknown, Err(ErrorCode::SessionObjectUnknown));
+    assert!(part(&mut client, with_key(2, 1, &key)).is_ok(), "the same part again, with the sealed key");
+    assert_eq!(part(&mut client, last(2, 2)).unwrap(), once);
+    let (_, private) = client.make_pair(false);
+    assert!(part(&mut client, first(3, sha256(), b"a")).is_ok());
+    assert!(part(&mut client, with_key(3, 1, &private)).is_err(), "no private key");
+}
