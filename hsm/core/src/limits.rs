@@ -97,5 +97,5 @@ const _: () = assert!(Quotas::AWS_HSM2M.users <= Quotas::OURS.users);
 const _: () = assert!(LAST_ADMIN_DELAY_MILLISECONDS < LAST_ADMIN_DELAY_MAXIMUM_MILLISECONDS);
 const _: () = assert!(SESSIONS_PER_USER < SESSIONS);
 const _: () = assert!(OBJECT_BYTES * OBJECTS_PER_COMMAND < protocol::FRAME_LIMIT as usize);
-const _: () = assert!(SECRET_KEY_BYTES as usize <= protocol::ATTRIBUTE_BYTES);
+const _: () = assert!(SECRET_KEY_BYTES <= protocol::ATTRIBUTE_BYTES as u64);
 const _: () = assert!(ATTEMPT_MILLISECONDS < SESSION_MILLISECONDS);

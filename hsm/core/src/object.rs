@@ -107,7 +107,8 @@ impl Object {
     /// of octets that is absent here is empty.
     pub fn attribute(&self, kind: AttributeKind) -> Option<&AttributeValue> {
         if let Some(bit) = flag_bit(kind) {
-            return (self.present & bit != 0).then(|| if self.set & bit != 0 { &TRUE } else { &FALSE });
+            let value = if self.set & bit != 0 { &TRUE } else { &FALSE };
+            return (self.present & bit != 0).then_some(value);
         }
         match kind {
             AttributeKind::Class => NUMBERS.get(usize::from(self.class)),

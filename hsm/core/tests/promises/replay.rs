@@ -58,6 +58,7 @@ const NAMES: [(&str, Role); 4] =
 struct Driver {
     world: World,
     log: Vec<Command>,
+    answers: Vec<Vec<u8>>,
     sessions: Vec<SessionId>,
     attempts: Vec<AttemptId>,
 }
@@ -66,7 +67,8 @@ impl Driver {
     fn do_(&mut self, origin: hsm_core::command::Origin, action: Action) {
         let stamp = self.world.now;
         self.log.push(Command { stamp, origin, action: action.clone() });
-        let _ = self.world.act(origin, action);
+        let answer = self.world.act(origin, action);
+        self.answers.push(postcard::to_stdvec(&answer).unwrap());
     }
 
     fn session(&self, number: u8) -> SessionId {
@@ -76,7 +78,7 @@ impl Driver {
     fn key(&mut self, session: SessionId, origin: hsm_core::command::Origin) {
         let mechanism = hsm_protocol::Mechanism::plain(hsm_protocol::MechanismKind::AES_KEY_GEN);
         let template = Template::new().with_number(A::ValueLen, 16).with_flag(A::Token, true);
-        let template = template.with_flag(A::Private, self.world.index % 2 == 0);
+        let template = template.with_flag(A::Private, self.world.index.is_multiple_of(2));
         let Ok(view) = self.world.hsm.session(session, self.world.now) else { return };
         let request = hsm_core::Request::GenerateKey { mechanism: &mechanism, template: &template };
         let Ok(hsm_core::Needs::SecretKey { draft, bytes }) = self.world.hsm.needs(&view.actor, request) else {
@@ -124,7 +126,7 @@ impl Driver {
     fn relabel(&mut self, session: SessionId, handle: ObjectHandle) {
         let Ok(view) = self.world.hsm.session(session, self.world.now) else { return };
         let Ok(object) = self.world.hsm.object(&view.actor, handle) else { return };
-        let template = Template::new().with_octets(A::Label, vec![b'x'; usize::from(self.world.index as u8)]);
+        let template = Template::new().with_octets(A::Label, self.world.index.to_be_bytes());
         let request = hsm_core::Request::SetAttributes { object: &object, template: &template };
         let Ok(hsm_core::Needs::Replace { object, .. }) = self.world.hsm.needs(&view.actor, request) else { return };
         let payload = Some(crate::world::sealed());
@@ -186,7 +188,7 @@ proptest! {
         let mut index = world.index;
         world.audit.clear();
         let sessions = vec![admin, alice, bob];
-        let mut driver = Driver { world, log: Vec::new(), sessions, attempts: Vec::new() };
+        let mut driver = Driver { world, log: Vec::new(), answers: Vec::new(), sessions, attempts: Vec::new() };
         for (position, step) in steps.iter().enumerate() {
             if position == restart {
                 driver.world.hsm = driver.world.reloaded();
@@ -196,7 +198,7 @@ proptest! {
             let unlocked = failures(&driver.world).iter().any(|now| before.contains(&(now.0.clone(), true)) && !now.1);
             prop_assert!(!unlocked || matches!(step, Step::Finish(..) | Step::Password(..) | Step::DeleteUser(_)));
         }
-        let mut audit = Vec::new();
+        let (mut audit, mut answers) = (Vec::new(), Vec::new());
         for command in &driver.log {
             index += 1;
             let written = postcard::to_stdvec(command).unwrap();
@@ -205,14 +207,18 @@ proptest! {
             replica.absorb(&applied.changes);
             // A second time does no harm.
             replica.absorb(&applied.changes);
-            audit.extend(applied.effects.into_iter().filter_map(|effect| match effect {
-                Effect::Audit(record) => Some(record),
-                _ => None,
-            }));
+            for effect in applied.effects {
+                match effect {
+                    Effect::Audit(record) => audit.push(record),
+                    Effect::Respond(answer) => answers.push(postcard::to_stdvec(&answer).unwrap()),
+                    _ => {}
+                }
+            }
         }
         prop_assert_eq!(replica.state_hash(), driver.world.hsm.state_hash());
         prop_assert_eq!(driver.world.reloaded().state_hash(), replica.state_hash());
         prop_assert_eq!(audit, driver.world.audit);
+        prop_assert_eq!(answers, driver.answers);
     }
 }
 

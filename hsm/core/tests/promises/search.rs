@@ -121,7 +121,9 @@ proptest! {
         let handles: Vec<_> = objects.iter().map(|made| (owner(made), create(&mut world, owner(made), made))).collect();
         for position in gone {
             if let Some(&(owner, handle)) = handles.get(position) {
-                let _ = world.act(crate::world::by(owner), hsm_core::Action::DestroyObject { handle });
+                // The second time it is gone already.
+                let destroyed = world.act(crate::world::by(owner), hsm_core::Action::DestroyObject { handle });
+                prop_assert!(destroyed.is_ok() || world.hsm.object(&world.actor(owner), handle).is_err());
             }
         }
         let last = objects.len() as u64;
