@@ -1,6 +1,7 @@
 //! What the library does to the process that it lives in: no thread, nothing in a forked child.
 //!
 //! One test only, so that it is alone in its process: it counts threads and forks.
+#![expect(clippy::unwrap_used, reason = "in a test, to panic is to fail")]
 #![expect(unsafe_code, reason = "fork, in a test")]
 
 mod peer;

@@ -1,4 +1,5 @@
 //! HSMs that are busy, slow, killed and restarted: the application notices time and nothing else.
+#![expect(clippy::unwrap_used, reason = "in a test, to panic is to fail")]
 
 mod peer;
 

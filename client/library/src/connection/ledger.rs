@@ -160,7 +160,7 @@ impl Ledger {
         if let Some(reply) = self.entries[slot].reply.take() {
             if self.writer == Some(slot) && self.lost.is_none() {
                 self.entries[slot].reply = Some(reply);
-                return Duty::Write { crowd: true };
+                return Duty::Write { crowd: self.waiting.len() > 1 };
             }
             self.release(slot);
             return Duty::Answered(reply);
@@ -302,5 +302,181 @@ impl Ledger {
 fn tell(words: &[Word], slot: Slot, news: u32, sleepers: &mut Sleepers) {
     if words[slot].0.swap(news, Ordering::AcqRel) == SLEEPING {
         sleepers.push(slot);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words() -> Vec<Word> {
+        (0..SLOTS).map(|_| Word(AtomicU32::new(RUNNING))).collect()
+    }
+
+    fn enter(ledger: &mut Ledger, words: &[Word]) -> (Slot, u64) {
+        let slot = ledger.enter(vec![0; 16], false, words).unwrap();
+        (slot, ledger.entries[slot].id)
+    }
+
+    fn state(words: &[Word], slot: Slot) -> u32 {
+        words[slot].0.load(Ordering::Relaxed)
+    }
+
+    fn sleep(words: &[Word], slot: Slot) {
+        words[slot].0.store(SLEEPING, Ordering::Relaxed);
+    }
+
+    /// Brings a call to where it waits for another one's reading.
+    fn sent(ledger: &mut Ledger) {
+        ledger.take_queue(&mut Vec::new());
+        ledger.writer = None;
+    }
+
+    #[test]
+    fn a_request_id_is_never_used_twice_and_only_the_whole_id_fits() {
+        let (mut ledger, words) = (Ledger::new(), words());
+        let mut seen = HashSet::new();
+        let mut sleepers = Sleepers::new();
+        for _ in 0..100 {
+            let (slot, id) = enter(&mut ledger, &words);
+            assert!(seen.insert(id));
+            sent(&mut ledger);
+            // The same slot under an older number: late, or a lie.
+            assert!(!ledger.answer(id - (1 << SLOT_BITS), vec![], &words, &mut sleepers));
+            assert!(ledger.answer(id, vec![7], &words, &mut sleepers));
+            assert!(!ledger.answer(id, vec![8], &words, &mut sleepers), "answered twice");
+            assert!(matches!(ledger.next_duty(slot), Duty::Answered(body) if body == [7]));
+        }
+    }
+
+    #[test]
+    fn a_late_answer_is_dropped_once_and_a_second_one_is_a_lie() {
+        let (mut ledger, words, mut sleepers) = (Ledger::new(), words(), Sleepers::new());
+        let (slot, id) = enter(&mut ledger, &words);
+        sent(&mut ledger);
+        assert!(ledger.withdraw(slot, &words, &mut sleepers));
+        let (other, _) = enter(&mut ledger, &words);
+        assert_eq!(other, slot, "the slot is free again");
+        assert!(ledger.answer(id, vec![1], &words, &mut sleepers));
+        assert!(!ledger.answer(id, vec![1], &words, &mut sleepers));
+        assert!(!ledger.is_settled(other));
+    }
+
+    #[test]
+    fn a_frame_that_nobody_took_is_never_sent_once_its_call_has_left() {
+        let (mut ledger, words, mut sleepers) = (Ledger::new(), words(), Sleepers::new());
+        let (slot, _) = enter(&mut ledger, &words);
+        assert!(!ledger.withdraw(slot, &words, &mut sleepers));
+        assert!(ledger.queue.is_empty());
+        assert!(!ledger.peer_is_silent());
+    }
+
+    #[test]
+    fn whoever_leaves_reading_tells_somebody_even_if_nobody_sleeps_yet() {
+        let (mut ledger, words, mut sleepers) = (Ledger::new(), words(), Sleepers::new());
+        let (first, first_id) = enter(&mut ledger, &words);
+        let (second, _) = enter(&mut ledger, &words);
+        sent(&mut ledger);
+        assert!(matches!(ledger.next_duty(first), Duty::Read));
+        assert!(matches!(ledger.next_duty(second), Duty::Wait));
+        ledger.answer(first_id, vec![], &words, &mut sleepers);
+        ledger.leave_reading(&words, &mut sleepers);
+        assert!(sleepers.is_empty());
+        assert_eq!(state(&words, second), POKED, "its way to sleep is barred");
+        assert!(matches!(ledger.next_duty(second), Duty::Read));
+    }
+
+    #[test]
+    fn a_poke_does_not_end_with_the_call_that_had_it() {
+        let (mut ledger, words, mut sleepers) = (Ledger::new(), words(), Sleepers::new());
+        let (leader, leader_id) = enter(&mut ledger, &words);
+        let (second, _) = enter(&mut ledger, &words);
+        let (third, _) = enter(&mut ledger, &words);
+        sent(&mut ledger);
+        assert!(matches!(ledger.next_duty(leader), Duty::Read));
+        sleep(&words, second);
+        sleep(&words, third);
+        ledger.answer(leader_id, vec![], &words, &mut sleepers);
+        ledger.leave_reading(&words, &mut sleepers);
+        let [heir] = sleepers[..] else { panic!("one is woken: {sleepers:?}") };
+        let other = if heir == second { third } else { second };
+        sleepers.clear();
+        ledger.withdraw(heir, &words, &mut sleepers);
+        assert_eq!(sleepers, [other]);
+        assert!(matches!(ledger.next_duty(other), Duty::Read));
+    }
+
+    #[test]
+    fn an_answered_writer_discharges_its_role_before_it_leaves() {
+        let (mut ledger, words, mut sleepers) = (Ledger::new(), words(), Sleepers::new());
+        let (slot, id) = enter(&mut ledger, &words);
+        assert!(matches!(ledger.next_duty(slot), Duty::Write { crowd: false }));
+        ledger.take_queue(&mut Vec::new());
+        ledger.answer(id, vec![3], &words, &mut sleepers);
+        assert!(matches!(ledger.next_duty(slot), Duty::Write { .. }));
+        ledger.writer = None;
+        assert!(matches!(ledger.next_duty(slot), Duty::Answered(body) if body == [3]));
+    }
+
+    #[test]
+    fn the_writer_hands_over_to_a_queued_call_that_does_not_read() {
+        let (mut ledger, words, mut sleepers) = (Ledger::new(), words(), Sleepers::new());
+        let (writer, _) = enter(&mut ledger, &words);
+        let (reader, _) = enter(&mut ledger, &words);
+        ledger.writer = Some(writer);
+        ledger.reader = Some(reader);
+        assert!(!ledger.hand_over_writing(&words, &mut sleepers), "a reader is stuck in its own wait");
+        let (third, _) = enter(&mut ledger, &words);
+        sleep(&words, third);
+        assert!(ledger.hand_over_writing(&words, &mut sleepers));
+        assert_eq!((ledger.writer, &sleepers[..]), (Some(third), &[third][..]));
+        assert!(matches!(ledger.next_duty(third), Duty::Write { .. }));
+    }
+
+    #[test]
+    fn what_a_writer_left_unsent_is_taken_up_by_the_next_one() {
+        let (mut ledger, words, mut sleepers) = (Ledger::new(), words(), Sleepers::new());
+        let (writer, _) = enter(&mut ledger, &words);
+        let (second, _) = enter(&mut ledger, &words);
+        ledger.writer = Some(writer);
+        ledger.take_queue(&mut Vec::new());
+        ledger.leave_writing(&words, &mut sleepers);
+        assert_eq!(state(&words, second), POKED);
+        assert!(matches!(ledger.next_duty(second), Duty::Write { .. }));
+    }
+
+    #[test]
+    fn a_lost_connection_is_told_to_all_with_the_first_reason() {
+        let (mut ledger, words, mut sleepers) = (Ledger::new(), words(), Sleepers::new());
+        let (first, _) = enter(&mut ledger, &words);
+        ledger.take_queue(&mut Vec::new());
+        let (second, _) = enter(&mut ledger, &words);
+        sleep(&words, first);
+        sleep(&words, second);
+        ledger.fail(Lost::Closed, &words, &mut sleepers);
+        ledger.fail(Lost::Silent, &words, &mut sleepers);
+        assert_eq!(sleepers.len(), 2);
+        for (slot, was_sent) in [(first, true), (second, false)] {
+            match ledger.next_duty(slot) {
+                Duty::Lost { reason, sent } => assert!(matches!(*reason, Lost::Closed) && sent == was_sent),
+                _ => panic!("the connection is lost"),
+            }
+        }
+    }
+
+    #[test]
+    fn there_is_a_bound_of_calls_in_flight_and_of_silence() {
+        let (mut ledger, words, mut sleepers) = (Ledger::new(), words(), Sleepers::new());
+        let slots: Vec<Slot> = (0..SLOTS).map(|_| enter(&mut ledger, &words).0).collect();
+        assert!(ledger.enter(vec![0; 16], false, &words).is_none());
+        sent(&mut ledger);
+        for &slot in &slots[..FORSAKEN] {
+            assert!(!ledger.peer_is_silent());
+            ledger.withdraw(slot, &words, &mut sleepers);
+        }
+        assert!(ledger.peer_is_silent());
+        assert!(ledger.enter(vec![0; 16], false, &words).is_none(), "the HSM counts them still");
+        ledger.set_limit(1);
+        assert_eq!(ledger.limit, 1);
     }
 }

@@ -23,7 +23,7 @@ use super::socket::Socket;
 use crate::counters::{LiveCounters, add};
 use crate::error::PeerFault;
 use crate::fork::Registration;
-use crate::system::{self, Readiness};
+use crate::system::{self, Courtesy, Readiness};
 
 /// Batches that one thread writes in a row before it hands the role to another one that waits. Measured without a
 /// limit: 235 batches and 30 ms for one unlucky thread.
@@ -70,6 +70,7 @@ pub(crate) struct Multiplexer {
     outgoing: Mutex<Outgoing>,
     incoming: Mutex<Incoming>,
     counters: Arc<LiveCounters>,
+    courtesy: Courtesy,
     /// A copy of the ledger's word, to be read without its lock.
     alive: AtomicBool,
 }
@@ -117,6 +118,7 @@ impl Multiplexer {
                 answers: Vec::new(),
             }),
             counters,
+            courtesy: Courtesy::new(),
             alive: AtomicBool::new(true),
         }
     }
@@ -199,8 +201,7 @@ impl Multiplexer {
         let word = &self.words[slot].0;
         let begin = Instant::now();
         while word.load(Ordering::Acquire) == RUNNING {
-            if begin.elapsed() < YIELDING {
-                system::give_way();
+            if begin.elapsed() < YIELDING && self.courtesy.give_way() {
                 continue;
             }
             if word.compare_exchange(RUNNING, SLEEPING, Ordering::AcqRel, Ordering::Acquire).is_err() {
@@ -240,7 +241,7 @@ impl Multiplexer {
         for round in 0.. {
             if round == 0 && crowd {
                 // Others who were woken by the same batch of answers add their frames meanwhile.
-                system::give_way();
+                self.courtesy.give_way();
             }
             {
                 let mut ledger = self.ledger();
@@ -372,8 +373,7 @@ impl Multiplexer {
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     let now = Instant::now();
-                    if now.duration_since(idle_since) < YIELDING {
-                        system::give_way();
+                    if now.duration_since(idle_since) < YIELDING && self.courtesy.give_way() {
                         continue;
                     }
                     let left = deadline.saturating_duration_since(now).min(TICK);

@@ -2,7 +2,7 @@
 //!
 //! It keeps what a cluster would keep (sessions, results by sequence number) in a [`World`] that outlives its
 //! listeners, so that "the HSM was killed and restarted" is to stop one listener and start another one.
-#![allow(dead_code, reason = "each test file uses a part of it")]
+#![expect(dead_code, reason = "each test file uses a part of it")]
 
 pub(crate) mod certificates;
 
@@ -74,7 +74,9 @@ impl World {
         Self::scripted(|_, _| None)
     }
 
-    pub(crate) fn scripted(script: impl Fn(&Self, &wire::Request) -> Option<Answer> + Send + Sync + 'static) -> Arc<Self> {
+    pub(crate) fn scripted(
+        script: impl Fn(&Self, &wire::Request) -> Option<Answer> + Send + Sync + 'static,
+    ) -> Arc<Self> {
         Arc::new(Self {
             incarnation: Mutex::new(vec![1; 16]),
             index: AtomicU64::new(1),
@@ -143,7 +145,9 @@ impl World {
         let mut iv = Vec::new();
         if let Some(begin) = &message.begin {
             let mut stream = PeerStream::default();
-            if let Some(wire::Mechanism { parameters: Some(wire::mechanism::Parameters::Gcm(gcm)), .. }) = &begin.mechanism {
+            if let Some(wire::Mechanism { parameters: Some(wire::mechanism::Parameters::Gcm(gcm)), .. }) =
+                &begin.mechanism
+            {
                 if gcm.generate_iv {
                     stream.iv = format!("iv of connection {}", link.number).into_bytes();
                     iv.clone_from(&stream.iv);
@@ -171,7 +175,8 @@ impl World {
 
     /// What an honest HSM would do: a read gives its input back, a change counts itself under its label.
     fn honest(&self, link: &mut Link, request: wire::Request) -> reply::Body {
-        let token = usize::try_from(request.session).ok().and_then(|session| link.sessions.get(session.wrapping_sub(1)));
+        let token =
+            usize::try_from(request.session).ok().and_then(|session| link.sessions.get(session.wrapping_sub(1)));
         let token = token.cloned();
         if request.session != 0 && token.is_none() {
             return failure(ErrorCode::NotLoggedIn);
