@@ -193,7 +193,7 @@ fn read_pem(pem: &str, which: Which) -> Result<Vec<u8>, CertificateRefusal> {
 
 fn parse(der: &[u8], which: Which) -> Result<X509Certificate<'_>, CertificateRefusal> {
     match X509Certificate::from_der(der) {
-        Ok((rest, certificate)) if rest.is_empty() => {
+        Ok(([], certificate)) => {
             check_extensions_readable(&certificate, which)?;
             Ok(certificate)
         }

@@ -32,6 +32,12 @@ pub struct Snapshot {
     pub users: u64,
     /// Login sessions.
     pub sessions: u64,
+    /// Commands that wait for an entry of the log.
+    pub queued: u64,
+    /// Entries of the log made durable since the start.
+    pub flushes: u64,
+    /// Commands in these entries.
+    pub flushed_commands: u64,
 }
 
 /// Where answers come from.
@@ -176,6 +182,9 @@ fn gauges(out: &mut String, metrics: &Metrics, snapshot: &Snapshot) -> std::fmt:
     one("kagimori_objects", "gauge", "Token objects", snapshot.objects)?;
     one("kagimori_users", "gauge", "Users", snapshot.users)?;
     one("kagimori_sessions", "gauge", "Login sessions", snapshot.sessions)?;
+    one("kagimori_log_queue", "gauge", "Commands that wait for an entry of the log", snapshot.queued)?;
+    one("kagimori_log_flushes_total", "counter", "Entries of the log made durable", snapshot.flushes)?;
+    one("kagimori_log_commands_total", "counter", "Commands in these entries", snapshot.flushed_commands)?;
     one("kagimori_proposals_total", "counter", "Commands proposed to the log", metrics.proposals())?;
     one(
         "kagimori_connections_refused_total",

@@ -181,9 +181,9 @@ impl Process {
         let Some(member) = self.member() else {
             return Snapshot { not_ready: Some("this HSM belongs to no cluster yet".into()), ..Snapshot::default() };
         };
-        let node_ready = member.node().status().ready;
+        let node = member.node().status();
         let state = member.node().read();
-        let not_ready = match (member.client_address(), node_ready) {
+        let not_ready = match (member.client_address(), node.ready) {
             (None, _) => Some("the cluster is not initialised".to_owned()),
             (Some(_), Err(code)) => Some(code.to_string()),
             (Some(_), Ok(())) => None,
@@ -195,6 +195,9 @@ impl Process {
             objects: state.object_count(),
             users: state.user_count(),
             sessions: state.session_count(),
+            queued: node.queued as u64,
+            flushes: node.flushes,
+            flushed_commands: node.flushed_commands,
         }
     }
 }

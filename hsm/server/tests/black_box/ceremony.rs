@@ -88,24 +88,20 @@ fn a_v3_certificate_with_server_extensions_is_taken() {
     assert!(initialize(&running, "signed.crt", "ca.crt").status.success());
 }
 
-#[test]
-fn every_wrong_certificate_is_refused_with_its_reason_and_changes_nothing() {
+/// Formed, with the CA `ca` and its `signed.crt` over the cluster's key.
+fn signed() -> Running {
     let running = formed();
-    let extension = |name: &str, words: &str| std::fs::write(running.path(name), words).unwrap();
     running.make_ca("ca", &["rsa:2048"]);
-    running.make_ca("other", &["rsa:2048"]);
     running.sign("signed.crt", "ca", &[]);
+    running
+}
 
-    assert!(refusal(&running, "signed.crt", "other.crt").contains("was not issued by the trust anchor"));
-    // Same name, another key.
+/// A certificate `NAME.crt` by `ca` over another key than the cluster's.
+fn sign_other_key(running: &Running, name: &str) {
+    let (key, request, certificate) = (format!("{name}.key"), format!("{name}.csr"), format!("{name}.crt"));
+    let subject = format!("/CN={name}");
     running.openssl(&[
-        "req", "-x509", "-new", "-nodes", "-days", "9", "-subj", "/CN=ca", "-newkey", "rsa:2048", "-keyout",
-        "twin.key", "-out", "twin.crt",
-    ]);
-    assert!(refusal(&running, "signed.crt", "twin.crt").contains("not by the trust anchor's key"));
-    // Another key than the cluster's.
-    running.openssl(&[
-        "req", "-new", "-nodes", "-subj", "/CN=x", "-newkey", "rsa:2048", "-keyout", "x.key", "-out", "x.csr",
+        "req", "-new", "-nodes", "-subj", &subject, "-newkey", "rsa:2048", "-keyout", &key, "-out", &request,
     ]);
     running.openssl(&[
         "x509",
@@ -113,7 +109,7 @@ fn every_wrong_certificate_is_refused_with_its_reason_and_changes_nothing() {
         "-days",
         "9",
         "-in",
-        "x.csr",
+        &request,
         "-CA",
         "ca.crt",
         "-CAkey",
@@ -121,85 +117,84 @@ fn every_wrong_certificate_is_refused_with_its_reason_and_changes_nothing() {
         "-set_serial",
         "7",
         "-out",
-        "x.crt",
+        &certificate,
     ]);
+}
+
+#[test]
+fn a_certificate_by_another_ca_or_over_another_key_is_refused_and_changes_nothing() {
+    let running = signed();
+    running.make_ca("other", &["rsa:2048"]);
+    assert!(refusal(&running, "signed.crt", "other.crt").contains("was not issued by the trust anchor"));
+    // The same name, another key.
+    running.openssl(&[
+        "req", "-x509", "-new", "-nodes", "-days", "9", "-subj", "/CN=ca", "-newkey", "rsa:2048", "-keyout",
+        "twin.key", "-out", "twin.crt",
+    ]);
+    assert!(refusal(&running, "signed.crt", "twin.crt").contains("not by the trust anchor's key"));
+    sign_other_key(&running, "x");
     assert!(refusal(&running, "x.crt", "ca.crt").contains("over another key"));
-    // An intermediate as anchor.
-    running.openssl(&[
-        "x509",
-        "-req",
-        "-days",
-        "9",
-        "-in",
-        "x.csr",
-        "-CA",
-        "ca.crt",
-        "-CAkey",
-        "ca.key",
-        "-set_serial",
-        "8",
-        "-out",
-        "sub.crt",
-    ]);
-    assert!(refusal(&running, "signed.crt", "sub.crt").contains("not self-signed"));
-    // Dates.
-    running.sign("expired.crt", "ca", &["-days", "-1"]);
-    assert!(refusal(&running, "expired.crt", "ca.crt").contains("has expired"));
-    // Extensions.
-    extension("ca.ext", "basicConstraints=critical,CA:TRUE\n");
-    running.sign("isca.crt", "ca", &["-extfile", "ca.ext"]);
-    assert!(refusal(&running, "isca.crt", "ca.crt").contains("CA:FALSE"));
-    extension("usage.ext", "extendedKeyUsage=clientAuth\n");
-    running.sign("usage.crt", "ca", &["-extfile", "usage.ext"]);
-    assert!(refusal(&running, "usage.crt", "ca.crt").contains("serverAuth"));
-    extension("critical.ext", "1.2.3.4=critical,ASN1:NULL\n");
-    running.sign("critical.crt", "ca", &["-extfile", "critical.ext"]);
-    assert!(refusal(&running, "critical.crt", "ca.crt").contains("critical extension"));
-    // Hash.
-    running.sign("sha1.crt", "ca", &["-sha1"]);
-    assert!(refusal(&running, "sha1.crt", "ca.crt").contains("SHA-256"));
-    // Anchors.
-    running.openssl(&[
-        "req",
-        "-x509",
-        "-new",
-        "-nodes",
-        "-days",
-        "9",
-        "-subj",
-        "/CN=small",
-        "-newkey",
-        "rsa:1024",
-        "-keyout",
-        "small.key",
-        "-out",
-        "small.crt",
-    ]);
-    running.sign("small-signed.crt", "small", &[]);
-    assert!(refusal(&running, "small-signed.crt", "small.crt").contains("2048 to 8192"));
-    running.openssl(&[
-        "req",
-        "-x509",
-        "-new",
-        "-nodes",
-        "-days",
-        "9",
-        "-subj",
-        "/CN=leaf",
-        "-newkey",
-        "rsa:2048",
-        "-keyout",
-        "leaf.key",
-        "-out",
-        "leaf.crt",
-        "-addext",
-        "basicConstraints=critical,CA:FALSE",
-    ]);
-    running.sign("leaf-signed.crt", "leaf", &[]);
-    assert!(refusal(&running, "leaf-signed.crt", "leaf.crt").contains("CA:TRUE"));
+    // What the CA issued is no self-signed anchor.
+    assert!(refusal(&running, "signed.crt", "x.crt").contains("not self-signed"));
 
     assert_eq!(running.status()["lifecycle"], "uninitialized");
     assert!(initialize(&running, "signed.crt", "ca.crt").status.success(), "a right one is still taken");
+}
+
+#[test]
+fn an_expired_or_weakly_signed_certificate_is_refused() {
+    let running = signed();
+    running.sign("expired.crt", "ca", &["-days", "-1"]);
+    assert!(refusal(&running, "expired.crt", "ca.crt").contains("has expired"));
+    running.sign("sha1.crt", "ca", &["-sha1"]);
+    assert!(refusal(&running, "sha1.crt", "ca.crt").contains("SHA-256"));
+}
+
+#[test]
+fn extensions_that_contradict_a_tls_server_are_refused() {
+    let running = signed();
+    for (words, said) in [
+        ("basicConstraints=critical,CA:TRUE", "CA:FALSE"),
+        ("extendedKeyUsage=clientAuth", "serverAuth"),
+        ("keyUsage=keyEncipherment", "digitalSignature"),
+        ("1.2.3.4=critical,ASN1:NULL", "critical extension"),
+    ] {
+        std::fs::write(running.path("ext"), format!("{words}\n")).unwrap();
+        running.sign("extended.crt", "ca", &["-extfile", "ext"]);
+        assert!(refusal(&running, "extended.crt", "ca.crt").contains(said), "{words}");
+    }
+}
+
+#[test]
+fn an_anchor_that_is_weak_or_no_ca_is_refused() {
+    let running = formed();
+    for (name, key, constraint, said) in [
+        ("small", "rsa:1024", "basicConstraints=critical,CA:TRUE", "2048 to 8192"),
+        ("leaf", "rsa:2048", "basicConstraints=critical,CA:FALSE", "CA:TRUE"),
+        ("signer", "rsa:2048", "keyUsage=critical,digitalSignature", "keyCertSign"),
+    ] {
+        let (own_key, certificate, subject) = (format!("{name}.key"), format!("{name}.crt"), format!("/CN={name}"));
+        running.openssl(&[
+            "req",
+            "-x509",
+            "-new",
+            "-nodes",
+            "-days",
+            "9",
+            "-subj",
+            &subject,
+            "-newkey",
+            key,
+            "-addext",
+            constraint,
+            "-keyout",
+            &own_key,
+            "-out",
+            &certificate,
+        ]);
+        running.sign("by-it.crt", name, &[]);
+        assert!(refusal(&running, "by-it.crt", &certificate).contains(said), "{name}");
+    }
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Black-box tests of the process `kagimori-hsm`, by topic. They start the program that was built and drive it from
 //! outside, with the system's OpenSSL as the foreign judge.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails where it stands")]
+
 mod ceremony;
 mod client_certificates;
 mod health;
