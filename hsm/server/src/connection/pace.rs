@@ -24,10 +24,11 @@ const QUICK: Duration = Duration::from_micros(150);
 pub(crate) struct Busy(AtomicUsize);
 
 /// Counts a connection as busy until it is dropped.
-struct BusyGuard<'a>(&'a Busy);
+pub(crate) struct BusyGuard<'a>(&'a Busy);
 
 impl Busy {
-    fn enter(&self) -> BusyGuard<'_> {
+    /// Counts one more until the guard is dropped.
+    pub(crate) fn enter(&self) -> BusyGuard<'_> {
         self.0.fetch_add(1, Ordering::Relaxed);
         BusyGuard(self)
     }
