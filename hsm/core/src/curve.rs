@@ -93,6 +93,12 @@ pub const ED25519_PARAMS: &[u8] = &[0x06, 0x03, 0x2B, 0x65, 0x70];
 /// `CKA_EC_PARAMS` of X25519 as it is stored: 1.3.101.110 (RFC 8410 §3).
 pub const X25519_PARAMS: &[u8] = &[0x06, 0x03, 0x2B, 0x65, 0x6E];
 
+/// 1.3.6.1.4.1.11591.15.1: what GnuPG and older clients call Ed25519.
+const ED25519_OLD_PARAMS: &[u8] = &[0x06, 0x09, 0x2B, 0x06, 0x01, 0x04, 0x01, 0xDA, 0x47, 0x0F, 0x01];
+
+/// 1.3.6.1.4.1.3029.1.5.1: what they call X25519.
+const X25519_OLD_PARAMS: &[u8] = &[0x06, 0x0A, 0x2B, 0x06, 0x01, 0x04, 0x01, 0x97, 0x55, 0x01, 0x05, 0x01];
+
 /// Bytes of an Ed25519 or X25519 public key, and of a private key.
 pub const EDWARDS_BYTES: usize = 32;
 
@@ -103,10 +109,16 @@ pub const EDWARDS_BYTES: usize = 32;
 pub fn canonical_params(key_type: KeyType, params: &[u8]) -> Result<&'static [u8], Refusal> {
     match key_type {
         KeyType::Ec => Curve::from_params(params).map(Curve::params),
-        KeyType::EcEdwards if params == ED25519_PARAMS || printable(params) == Some(b"edwards25519") => {
+        KeyType::EcEdwards
+            if params == ED25519_PARAMS
+                || params == ED25519_OLD_PARAMS
+                || printable(params) == Some(b"edwards25519") =>
+        {
             Ok(ED25519_PARAMS)
         }
-        KeyType::EcMontgomery if params == X25519_PARAMS || printable(params) == Some(b"curve25519") => {
+        KeyType::EcMontgomery
+            if params == X25519_PARAMS || params == X25519_OLD_PARAMS || printable(params) == Some(b"curve25519") =>
+        {
             Ok(X25519_PARAMS)
         }
         _ => Err(unsupported()),
@@ -199,6 +211,8 @@ mod tests {
         assert_eq!(canonical_params(KeyType::EcEdwards, &name("edwards25519")), Ok(ED25519_PARAMS));
         assert_eq!(canonical_params(KeyType::EcMontgomery, &name("curve25519")), Ok(X25519_PARAMS));
         assert_eq!(canonical_params(KeyType::EcMontgomery, X25519_PARAMS), Ok(X25519_PARAMS));
+        assert_eq!(canonical_params(KeyType::EcEdwards, ED25519_OLD_PARAMS), Ok(ED25519_PARAMS));
+        assert_eq!(canonical_params(KeyType::EcMontgomery, X25519_OLD_PARAMS), Ok(X25519_PARAMS));
         for bad in [&b""[..], &[0x06], &[0x30, 0x03], ED25519_PARAMS] {
             assert_eq!(canonical_params(KeyType::Ec, bad).unwrap_err().code, ErrorCode::CurveUnsupported);
         }

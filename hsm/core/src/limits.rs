@@ -47,8 +47,9 @@ pub const ATTEMPT_MILLISECONDS: u64 = 60 * 1_000;
 /// tried longest ago goes first.
 pub const UNKNOWN_NAMES: usize = 4_096;
 
-/// Login sessions of one user. A process that ends without logging out leaves one behind until it expires.
-pub const SESSIONS_PER_USER: usize = 2_048;
+/// Login sessions of one user. A process that ends without logging out leaves one behind until it expires, and command
+/// line tools are such processes: at one every three seconds, those of half a session's life find room.
+pub const SESSIONS_PER_USER: usize = 16_384;
 
 /// Login sessions of the cluster.
 pub const SESSIONS: usize = 65_536;

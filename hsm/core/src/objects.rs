@@ -10,8 +10,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use hsm_protocol::attribute::{AttributeValue, Shape};
-use hsm_protocol::{AttributeKind, ObjectClass, Template};
+use hsm_protocol::{AttributeKind, KeyType, ObjectClass, Template};
 
+use crate::curve;
 use crate::ids::{ObjectHandle, ObjectUid, UserId};
 use crate::object::Object;
 use crate::policy::schema;
@@ -178,15 +179,25 @@ pub(crate) fn matches(object: &Object, wanted: &Template) -> bool {
     })
 }
 
-/// The template with big integers in the form in which they are stored: without leading zeros.
+/// The template with big integers, curves and points in the form in which they are stored.
 fn canonical(wanted: &Template) -> Template {
+    let octets = |kind: AttributeKind, octets: &[u8]| match kind {
+        _ if kind.shape() == Shape::BigInteger => schema::without_leading_zeros(octets).to_vec(),
+        AttributeKind::EcParams => any_curve(octets).unwrap_or(octets).to_vec(),
+        AttributeKind::EcPoint if curve::raw_point(octets).is_none() => curve::der_octet_string(octets),
+        _ => octets.to_vec(),
+    };
     let canonical = |(kind, value): (AttributeKind, &AttributeValue)| match value {
-        AttributeValue::Octets(octets) if kind.shape() == Shape::BigInteger => {
-            (kind, AttributeValue::Octets(schema::without_leading_zeros(octets).to_vec()))
-        }
+        AttributeValue::Octets(given) => (kind, AttributeValue::Octets(octets(kind, given))),
         other => (kind, other.clone()),
     };
     wanted.iter().map(canonical).collect()
+}
+
+/// The curve that a search asks for, whatever type of key it belongs to.
+fn any_curve(params: &[u8]) -> Option<&'static [u8]> {
+    let types = [KeyType::Ec, KeyType::EcEdwards, KeyType::EcMontgomery].into_iter();
+    types.filter_map(|key_type| curve::canonical_params(key_type, params).ok()).next()
 }
 
 fn terms(wanted: &Template) -> Vec<Term<'_>> {

@@ -131,3 +131,59 @@ fn judge_epoch(state: &State, payload: Option<&SealedPayload>) -> Result<(), Ref
     let stale = payload.is_some_and(|payload| Some(payload.epoch) != epoch);
     if stale { Err(ErrorCode::ObjectChanged.into()) } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use hsm_protocol::Template;
+
+    use super::*;
+    use crate::cluster::{ClusterRecord, QuotaProfile};
+    use crate::ids::{ClusterId, Epoch, Incarnation, ObjectUid, UserId};
+    use crate::limits::Quotas;
+
+    fn state(quotas: QuotaProfile, class: ObjectClass, count: u64) -> State {
+        let cluster = ClusterRecord {
+            cluster: ClusterId([0; 16]),
+            incarnation: Incarnation([0; 16]),
+            fips: false,
+            label: String::new(),
+            epoch: Epoch(1),
+            lifecycle: hsm_protocol::Lifecycle::Active,
+            sealed_activation_password: Vec::new(),
+            sealed_cluster_key: Vec::new(),
+            ceremony: Default::default(),
+            certificate: String::new(),
+            trust_anchor: String::new(),
+            client_anchors: Vec::new(),
+            client_certificates_required: false,
+            quotas,
+        };
+        let mut state = State { cluster: Some(cluster), ..State::default() };
+        for number in 0..count {
+            let attributes = Template::new().with_number(A::Class, class as u64);
+            let mut uid = [0; 16];
+            uid[..8].copy_from_slice(&number.to_be_bytes());
+            let object = Object::new(ObjectUid(uid), UserId(1), &attributes, false);
+            state.objects.put(ObjectHandle(number + 1), Arc::new(object));
+        }
+        state
+    }
+
+    #[test]
+    fn a_quota_holds_at_its_bound_and_not_one_past_it() {
+        let quotas = Quotas::AWS_HSM2M;
+        let room = |class, held, more: usize| {
+            let state = state(QuotaProfile::AwsHsm2m, class, held);
+            judge_room(&state, std::iter::repeat_n(Some(class), more)).err().map(|refusal| refusal.code)
+        };
+        let full = Some(ErrorCode::ObjectLimit);
+        assert_eq!(room(ObjectClass::SecretKey, quotas.objects - 1, 1), None);
+        assert_eq!(room(ObjectClass::SecretKey, quotas.objects, 1), full);
+        assert_eq!(room(ObjectClass::PrivateKey, quotas.asymmetric_keys - 2, 2), None);
+        assert_eq!(room(ObjectClass::PrivateKey, quotas.asymmetric_keys - 1, 2), full);
+        let ours = state(QuotaProfile::Ours, ObjectClass::PrivateKey, quotas.asymmetric_keys);
+        assert!(judge_room(&ours, std::iter::once(Some(ObjectClass::PrivateKey))).is_ok());
+    }
+}

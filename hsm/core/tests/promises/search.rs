@@ -1,6 +1,6 @@
 //! Searches find what matches and what may be seen, in order, and page by page.
 
-use hsm_core::{Actor, Hsm, ObjectHandle, Request, SessionId};
+use hsm_core::{Actor, Curve, Hsm, ObjectHandle, Request, SessionId, curve};
 use hsm_protocol::{AttributeKind as A, KeyType, Role, Template};
 use proptest::prelude::*;
 
@@ -183,6 +183,26 @@ fn an_object_is_found_by_its_unique_id_and_by_numbers_with_leading_zeros() {
     let padded = [vec![0], crate::world::modulus(2048)].concat();
     let template = Template::new().with_octets(A::Modulus, padded);
     assert_eq!(whole(&world, &world.actor(alice), &template, 10), [handle]);
+}
+
+#[test]
+fn a_key_is_found_by_its_point_and_curve_in_every_usual_form() {
+    let (mut world, _, alice, _) = World::with_users(false);
+    let point = crate::world::point(Curve::P256);
+    let public = Template::new()
+        .with_number(A::Class, 2)
+        .with_number(A::KeyType, KeyType::Ec as u64)
+        .with_flag(A::Token, true)
+        .with_octets(A::EcParams, Curve::P256.params())
+        .with_octets(A::EcPoint, point.clone());
+    let handle = world.create(alice, Request::CreateObject { template: &public }).unwrap()[0];
+    let named = [&[0x13, 9][..], b"secp256r1"].concat();
+    for params in [Curve::P256.params().to_vec(), named] {
+        for point in [point.clone(), curve::raw_point(&point).unwrap().to_vec()] {
+            let template = Template::new().with_octets(A::EcParams, params.clone()).with_octets(A::EcPoint, point);
+            assert_eq!(whole(&world, &world.actor(alice), &template, 10), [handle]);
+        }
+    }
 }
 
 #[test]
