@@ -53,7 +53,7 @@ fn an_admin_registers_two_anchors_requires_certificates_and_takes_it_back() {
     admin.change_done(require(false));
     for reference in [one, two] {
         let remove = wire::DeregisterTrustAnchor { reference };
-        admin.change_done(request::Body::DeregisterTrustAnchor(remove.clone()));
+        admin.change_done(request::Body::DeregisterTrustAnchor(remove));
         let again = admin.change(request::Body::DeregisterTrustAnchor(remove)).err();
         assert_eq!(again, Some(ErrorCode::TrustAnchorUnknown));
     }
