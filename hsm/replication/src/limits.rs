@@ -24,7 +24,7 @@ pub const ENTRIES_IN_FLIGHT: usize = 2;
 
 /// How often the proposer gives way to others before it closes an entry that is smaller than the last one: about 100
 /// microseconds, which is less than a fsync.
-pub const GATHER_YIELDS: usize = 200;
+pub const GATHER_YIELDS: usize = 300;
 
 /// How long a command may be under way before its outcome is called unknown. A fail-over of a cluster takes 1 to 3 s.
 pub const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);

@@ -56,8 +56,10 @@ struct Flight {
     next_number: u64,
     /// Proposed and not yet applied, by number.
     entries: BTreeMap<u64, Flying>,
-    /// Callers of the last entry.
+    /// Callers of the last entry: they may come again when they are answered.
     last_callers: usize,
+    /// Commands that waited when it was flushed: others than those.
+    queued_at_flush: usize,
 }
 
 struct Flying {
@@ -80,7 +82,8 @@ impl Proposals {
     /// Takes no command before [`Proposals::open`].
     pub(crate) fn new(node: NodeId, first_number: u64, deadline: Duration) -> Self {
         let queue = Queue { commands: VecDeque::new(), bytes: 0, closed: Some(ErrorCode::NotReady) };
-        let flight = Flight { next_number: first_number, entries: BTreeMap::new(), last_callers: 0 };
+        let flight =
+            Flight { next_number: first_number, entries: BTreeMap::new(), last_callers: 0, queued_at_flush: 0 };
         Self {
             node,
             deadline,
@@ -164,7 +167,9 @@ impl Proposals {
 
     /// The log has stored what it was about to.
     pub(crate) fn flushed(&self) {
+        let queued = self.queued();
         let mut flight = self.flight.lock();
+        flight.queued_at_flush = queued;
         for flying in flight.entries.values_mut().filter(|flying| flying.stage == Stage::Appending) {
             flying.stage = Stage::Flushed;
             self.commands.fetch_add(flying.callers.len() as u64, Ordering::Relaxed);
@@ -251,11 +256,9 @@ impl Proposals {
     /// Gives the callers of the last entry, who were just answered or are about to be, a moment to come again: else the
     /// first of them would fly alone, and all others wait for its flush. Bounded by [`limits::GATHER_YIELDS`].
     async fn gather(&self) {
-        let queued = self.queued();
         let expected = {
             let flight = self.flight.lock();
-            let flying: usize = flight.entries.values().map(|flying| flying.callers.len()).sum();
-            flight.last_callers.max(flying + queued)
+            flight.last_callers + flight.queued_at_flush
         };
         for _ in 0..limits::GATHER_YIELDS {
             if self.queued() >= expected {

@@ -128,21 +128,24 @@ async fn check_repetition(world: &World, node: &Arc<Node>, calls: &[Call], posit
         sessions.insert(call.origin.session, call);
     }
     for call in sessions.into_values() {
-        let was_there = index_of(call.outcome.as_ref()).is_some_and(|index| index <= applied);
+        let mut same_number = calls.iter().filter(|other| {
+            other.origin.session == call.origin.session && other.origin.sequence == call.origin.sequence
+        });
+        let there = same_number.find(|call| index_of(call.outcome.as_ref()).is_some_and(|index| index <= applied));
         let first = bench.ask(call.origin, call.action.clone()).await;
         let second = bench.ask(call.origin, call.action.clone()).await;
         let ended =
             matches!(&first, Outcome::Done { result: Err(refusal), .. } if refusal.code == ErrorCode::NotLoggedIn);
         assert!(same_result(&first, &second), "a repeated call has one result");
-        if let (true, false, Some(before)) = (was_there, ended, &call.outcome) {
-            let acknowledged = call.told_at.is_some_and(|told_at| told_at <= position);
+        if let (Some(Call { outcome: Some(before), told_at, .. }), false) = (there, ended) {
+            let acknowledged = told_at.is_some_and(|told_at| told_at <= position);
             assert!(same_result(before, &first), "the result of a call changed (acknowledged: {acknowledged})");
         }
         let made = matches!(&first, Outcome::Done { result: Ok(Response::Created(_)), .. });
         let destroyed = matches!(&call.action, Action::DestroyObject { .. });
-        if !was_there && !ended && made {
+        if there.is_none() && !ended && made {
             created += 1;
-        } else if !was_there && destroyed && matches!(&first, Outcome::Done { result: Ok(_), .. }) {
+        } else if there.is_none() && destroyed && matches!(&first, Outcome::Done { result: Ok(_), .. }) {
             created -= 1;
         }
     }
