@@ -12,6 +12,7 @@ use hsm_crypto::{Finished, Key, Stream};
 use hsm_protocol::wire::reply::Body;
 use hsm_protocol::{ErrorCode, Mechanism, ObjectClass, Operation, Party, convert, limits, wire};
 use parking_lot::Mutex;
+use zeroize::Zeroizing;
 
 use super::call::{Answered, Call, Result};
 use super::found::Found;
@@ -26,8 +27,17 @@ pub(crate) struct Streams(Mutex<Table>);
 #[derive(Default)]
 struct Table {
     places: BTreeMap<u64, Place>,
-    /// Input that streams hold back, in bytes.
+    /// Last outputs that were too long for one answer, of streams that have ended.
+    rests: BTreeMap<u64, Rest>,
+    /// Input and last outputs that are held back, in bytes.
     held: usize,
+}
+
+/// What is still to be given of a last output.
+struct Rest {
+    actor: Actor,
+    next_part: u64,
+    bytes: Zeroizing<Vec<u8>>,
 }
 
 struct Place {
@@ -60,15 +70,20 @@ impl Streams {
         for number in over {
             table.remove(number);
         }
+        let over: Vec<u64> =
+            table.rests.iter().filter(|(_, rest)| ended(&rest.actor)).map(|(&number, _)| number).collect();
+        for number in over {
+            drop(table.remove_rest(number, |_| true));
+        }
     }
 
     /// Reserves a place for a new stream.
     fn reserve(&self, number: u64, actor: Actor) -> Result<()> {
         let mut table = self.0.lock();
-        if table.places.contains_key(&number) {
+        if table.places.contains_key(&number) || table.rests.contains_key(&number) {
             return Err(ErrorCode::StreamUnknown.into());
         }
-        if table.places.len() >= limits::STREAMS_PER_CONNECTION {
+        if table.places.len() + table.rests.len() >= limits::STREAMS_PER_CONNECTION {
             return Err(ErrorCode::Busy.into());
         }
         table.places.insert(number, Place { actor, open: None, held: 0 });
@@ -102,12 +117,36 @@ impl Streams {
         self.0.lock().remove(number);
     }
 
+    /// Cuts a last output down to one answer and keeps the rest, which counts as held back.
+    fn keep_rest(&self, number: u64, actor: Actor, next_part: u64, mut output: Vec<u8>) -> Result<Vec<u8>> {
+        if output.len() < limits::PART_LIMIT {
+            return Ok(output);
+        }
+        let bytes = Zeroizing::new(output.split_off(limits::PART_LIMIT));
+        let mut table = self.0.lock();
+        if table.held + bytes.len() > STREAM_BYTES {
+            return Err(ErrorCode::TooLarge.into());
+        }
+        table.held += bytes.len();
+        table.rests.insert(number, Rest { actor, next_part, bytes });
+        Ok(output)
+    }
+
+    /// The next piece of a last output, when `part` asks for one.
+    fn take_rest(&self, part: &Part, actor: Actor) -> Option<Result<Vec<u8>>> {
+        let asks = part.finish && part.data.is_empty();
+        let fits = |rest: &Rest| asks && rest.actor == actor && rest.next_part == part.number;
+        let rest = self.0.lock().remove_rest(part.stream, fits)?;
+        Some(self.keep_rest(part.stream, actor, part.number + 1, rest.bytes.to_vec()))
+    }
+
     /// Removes a stream of this actor; whether there was one.
     fn abandon(&self, number: u64, actor: Actor) {
         let mut table = self.0.lock();
         if table.places.get(&number).is_some_and(|place| place.actor == actor) {
             table.remove(number);
         }
+        drop(table.remove_rest(number, |rest| rest.actor == actor));
     }
 }
 
@@ -116,6 +155,13 @@ impl Table {
         if let Some(place) = self.places.remove(&number) {
             self.held -= place.held;
         }
+    }
+
+    fn remove_rest(&mut self, number: u64, is_meant: impl Fn(&Rest) -> bool) -> Option<Rest> {
+        self.rests.get(&number).filter(|rest| is_meant(rest))?;
+        let rest = self.rests.remove(&number)?;
+        self.held -= rest.bytes.len();
+        Some(rest)
     }
 }
 
@@ -141,7 +187,12 @@ pub(super) fn part(call: &Call<'_>, message: wire::Stream) -> Result<Answered> {
     };
     let streams = call.connection.streams();
     let open = match message.begin {
-        None => streams.take(part.stream, call.actor)?,
+        None => match streams.take_rest(&part, call.actor) {
+            Some(piece) => {
+                return Ok(Answered::Now(Body::Bytes(wire::BytesReply { data: piece?, iv: Vec::new() })));
+            }
+            None => streams.take(part.stream, call.actor)?,
+        },
         Some(begin) if part.number == 0 && begin.data.is_empty() && begin.signature.is_empty() => {
             streams.reserve(part.stream, call.actor)?;
             if !begin.context_password.is_empty() {
@@ -262,9 +313,11 @@ fn run_part(call: &Call<'_>, mut open: Box<Open>, part: Part) -> Result<Body> {
     let (mut data, iv) = fed?;
     if part.finish {
         let signature = (open.operation == Operation::Verify).then_some(part.signature.as_slice());
+        let next_part = open.next_part;
         if let Finished::Data(rest) = open.stream.finish(signature)? {
             data.extend(rest);
         }
+        data = streams.keep_rest(number, call.actor, next_part, data)?;
     } else {
         streams.put_back(number, open)?;
     }

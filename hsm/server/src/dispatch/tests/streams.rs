@@ -125,6 +125,45 @@ fn an_aead_stream_gives_out_nothing_before_its_tag_is_checked() {
 }
 
 #[test]
+fn a_last_output_longer_than_an_answer_is_given_in_pieces_to_who_asks_for_the_next_one() {
+    let hsm = Hsm::active();
+    let mut client = hsm.connect_as("app");
+    let key = client.make_aes(true);
+    let gcm = Mechanism {
+        kind: MechanismKind::AES_GCM,
+        parameters: Parameters::Gcm { iv: vec![1; 12], additional_data: vec![], tag_bits: 128, generate_iv: false },
+    };
+    for extra in [0, 5, limits::PART_LIMIT] {
+        let plain = vec![5; limits::PART_LIMIT + extra];
+        let mut sealed = Vec::new();
+        let mut pieces = plain.chunks(limits::PART_LIMIT);
+        let encrypt = begin(Operation::Encrypt, Some(&key), &gcm);
+        sealed.extend(part(&mut client, first(1, encrypt, pieces.next().unwrap())).unwrap());
+        sealed.extend(part(&mut client, next(1, 1, pieces.next().unwrap_or_default())).unwrap());
+        sealed.extend(part(&mut client, last(1, 2)).unwrap());
+        let decrypt = begin(Operation::Decrypt, Some(&key), &gcm);
+        let mut number = 0;
+        for piece in sealed.chunks(limits::PART_LIMIT) {
+            let message = if number == 0 { first(2, decrypt.clone(), piece) } else { next(2, number, piece) };
+            assert_eq!(part(&mut client, message).unwrap(), b"");
+            number += 1;
+        }
+        let mut opened = Vec::new();
+        loop {
+            let piece = part(&mut client, last(2, number)).unwrap();
+            number += 1;
+            opened.extend_from_slice(&piece);
+            if piece.len() < limits::PART_LIMIT {
+                break;
+            }
+            assert_eq!(part(&mut client, next(2, number, b"x")), Err(ErrorCode::StreamUnknown), "it takes no input");
+        }
+        assert!(opened == plain, "{extra} more than a part");
+        assert_eq!(part(&mut client, last(2, number)), Err(ErrorCode::StreamUnknown), "nothing is left");
+    }
+}
+
+#[test]
 fn an_admin_uses_no_key_and_may_digest() {
     let hsm = Hsm::active();
     let mut client = hsm.connect_as("app");
