@@ -7,9 +7,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
+use crate::lock::RwLock;
 use cryptoki_sys::*;
 use hsm_client::Configuration;
-use parking_lot::RwLock;
 
 use crate::limits::SLOT_BITS;
 use crate::log;

@@ -4,6 +4,7 @@
 //! hold a lock of this crate, nor decide what is worth a call. The tests put a small fake here.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hsm_client::{CallError, Cluster, ClusterConfiguration, Login, StreamCall, With};
 use hsm_protocol::wire::{reply, request};
@@ -83,24 +84,28 @@ impl Device {
     /// Ends a login. Best effort: without an answer it ends by itself at its expiry, and the caller is logged out here
     /// in any case.
     pub(crate) fn log_out(&self, login: Login) {
-        if let Line::Cluster(cluster) = &self.line
-            && let Err(error) = cluster.log_out(login)
-        {
+        if let Some(Err(error)) = self.cluster().map(|cluster| cluster.log_out(login)) {
             tracing::info!("a login could not be ended at the HSM and will expire there: {error}");
+        }
+    }
+
+    fn cluster(&self) -> Option<&Cluster> {
+        match &self.line {
+            Line::Cluster(cluster) => Some(cluster),
+            #[cfg(test)]
+            Line::Fake(_) => None,
         }
     }
 
     /// In a forked child: closes the inherited sockets, without a byte on them. This value is not used again.
     pub(crate) fn abandon(&self) {
-        if let Line::Cluster(cluster) = &self.line {
-            // In a child, dropping any clone closes the sockets and touches nothing else.
-            drop(cluster.clone());
-        }
+        // In a child, dropping any clone closes the sockets and touches nothing else.
+        drop(self.cluster().cloned());
     }
 
-    pub(crate) fn hello(&self) -> Outcome<Arc<wire::HelloReply>> {
+    pub(crate) fn hello(&self, patience: Duration) -> Outcome<Arc<wire::HelloReply>> {
         match &self.line {
-            Line::Cluster(cluster) => cluster.hello().map_err(|error| explain(&error, About::Token)),
+            Line::Cluster(cluster) => cluster.hello_within(patience).map_err(|error| explain(&error, About::Token)),
             #[cfg(test)]
             Line::Fake(fake) => Ok(fake.hello()),
         }
@@ -198,7 +203,7 @@ pub(crate) mod fake {
     #[derive(Clone)]
     pub(crate) struct Fake {
         answer: Arc<Answer>,
-        asked: Arc<parking_lot::Mutex<Vec<u16>>>,
+        asked: Arc<crate::lock::Mutex<Vec<u16>>>,
         mechanisms: Arc<Vec<wire::MechanismInfo>>,
     }
 

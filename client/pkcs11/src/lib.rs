@@ -11,7 +11,10 @@
 //!
 //! What differs from the standard, and what is missing: `docs/compat/pkcs11.md`.
 
-#![expect(clippy::wildcard_imports, reason = "the CK_ types and numbers of cryptoki-sys all have their own prefix")]
+#![cfg_attr(
+    not(test),
+    expect(clippy::wildcard_imports, reason = "the CK_ types and numbers of cryptoki-sys all have their own prefix")
+)]
 
 pub mod application;
 mod device;
@@ -20,6 +23,7 @@ pub mod functions;
 pub mod interfaces;
 mod lengths;
 mod limits;
+mod lock;
 mod log;
 pub mod memory;
 mod message;

@@ -25,6 +25,9 @@ pub(crate) const LOG_LINE_BYTES: usize = 4 * 1024;
 /// lists its slots must not wait for a time-out each time.
 pub(crate) const UNREACHABLE_SECONDS: u64 = 5;
 
+/// Patience of `C_GetTokenInfo` with an HSM that does not answer: lists of tokens are looked at by people.
+pub(crate) const HELLO_PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
+
 const _: () = assert!(STREAM_PART <= hsm_protocol::limits::PART_LIMIT);
 const _: () = assert!(FIND_AHEAD <= hsm_protocol::limits::FIND_PAGE);
 

@@ -30,10 +30,8 @@ static LEVEL: AtomicUsize = AtomicUsize::new(LogLevel::Warn as usize);
 pub(crate) fn configure(configuration: &LogConfiguration) {
     let level = std::env::var(LEVEL_VARIABLE).ok().and_then(|name| level_by_name(&name));
     LEVEL.store(level.unwrap_or(configuration.level) as usize, Ordering::Relaxed);
-    if tracing::subscriber::set_global_default(Lines).is_err() {
-        // It stands from an earlier C_Initialize of this process.
-        tracing::callsite::rebuild_interest_cache();
-    }
+    // A second C_Initialize finds it set: it reads the level at each event.
+    let _stands_already = tracing::subscriber::set_global_default(Lines).is_err();
     let Some(path) = &configuration.file else { return };
     match std::fs::OpenOptions::new().append(true).create(true).open(path) {
         Ok(file) => {

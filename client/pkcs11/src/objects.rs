@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::lock::RwLock;
 use cryptoki_sys::{CK_OBJECT_HANDLE, CKR_SESSION_CLOSED};
 use hsm_client::With;
 use hsm_protocol::{AttributeKind, ObjectReference, SessionObjectId, Template, convert, wire};
-use parking_lot::RwLock;
 
 use crate::device::wrong_answer;
 use crate::return_value::{Outcome, refuse};

@@ -7,9 +7,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::lock::RwLock;
 use cryptoki_sys::CK_OBJECT_HANDLE;
 use hsm_protocol::{AttributeKind, AttributeValue, Template};
-use parking_lot::RwLock;
 
 use crate::limits::REMEMBERED_KEYS;
 

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use cryptoki_sys::*;
 use hsm_protocol::{AttributeKind, Operation, Template};
-use parking_lot::{Mutex, MutexGuard};
+use std::sync::MutexGuard;
+
+use crate::lock::Mutex;
 
 use crate::limits::SLOT_BITS;
 use crate::message::MessageOperation;

@@ -8,14 +8,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::lock::{Mutex, RwLock};
 use cryptoki_sys::*;
 use hsm_client::{CallError, ClusterConfiguration, Login, With};
 use hsm_protocol::wire::{reply, request};
-use hsm_protocol::{AttributeKind, ErrorCode, MechanismKind, Role, Template, convert, wire};
-use parking_lot::{Mutex, RwLock};
+use hsm_protocol::{AttributeKind, ErrorCode, Lifecycle, MechanismKind, Role, Template, convert, wire};
 
 use crate::device::{Device, Stream, explain, wrong_answer};
-use crate::limits::{SESSIONS_PER_SLOT, UNREACHABLE_SECONDS};
+use crate::limits::{HELLO_PATIENCE, SESSIONS_PER_SLOT, UNREACHABLE_SECONDS};
 use crate::objects::{self, Reference, SessionObjects};
 use crate::pin::Credentials;
 use crate::remembered::{Remembered, UNCHANGING};
@@ -33,7 +33,14 @@ pub(crate) struct Slot {
     login: RwLock<Option<Arc<LoggedIn>>>,
     login_gate: Mutex<()>,
     sessions: RwLock<HashMap<CK_SESSION_HANDLE, Arc<Session>>>,
-    unreachable_since: Mutex<Option<Instant>>,
+    greeting: Mutex<Greeting>,
+}
+
+/// The last answer to a greeting.
+#[derive(Default)]
+struct Greeting {
+    hello: Option<Arc<wire::HelloReply>>,
+    failed_at: Option<Instant>,
 }
 
 /// The application's login on a slot.
@@ -59,7 +66,7 @@ impl Slot {
             login: RwLock::new(None),
             login_gate: Mutex::new(()),
             sessions: RwLock::new(HashMap::new()),
-            unreachable_since: Mutex::new(None),
+            greeting: Mutex::default(),
         }
     }
 
@@ -133,14 +140,20 @@ impl Slot {
 
     // ---- the token ----
 
-    /// What the cluster says of itself; an HSM that did not answer is left alone for a moment.
+    /// What the cluster says of itself: asked once it is in service, and again while it is not. An HSM that did not
+    /// answer is left alone for a moment.
     pub(crate) fn hello(&self) -> Outcome<Arc<wire::HelloReply>> {
-        let patience = Duration::from_secs(UNREACHABLE_SECONDS);
-        if self.unreachable_since.lock().is_some_and(|since| since.elapsed() < patience) {
+        let in_service = |hello: &Arc<wire::HelloReply>| hello.lifecycle == Lifecycle::Active as u32;
+        if let Some(hello) = self.greeting.lock().hello.clone().filter(in_service) {
+            return Ok(hello);
+        }
+        let pause = Duration::from_secs(UNREACHABLE_SECONDS);
+        if self.greeting.lock().failed_at.is_some_and(|failed_at| failed_at.elapsed() < pause) {
             return refuse(CKR_DEVICE_ERROR);
         }
-        let hello = self.device.hello();
-        *self.unreachable_since.lock() = if hello.is_err() { Some(Instant::now()) } else { None };
+        let hello = self.device.hello(HELLO_PATIENCE);
+        let failed_at = if hello.is_err() { Some(Instant::now()) } else { None };
+        *self.greeting.lock() = Greeting { hello: hello.as_ref().ok().cloned(), failed_at };
         hello
     }
 
