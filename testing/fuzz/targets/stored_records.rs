@@ -13,7 +13,7 @@ fuzz_target!(|bytes: &[u8]| {
     let rows = rows(bytes);
     for (row, value) in &rows {
         if let Row::Payload(_) = row {
-            drop(hsm_core::payload(row, value));
+            drop(hsm_core::rows::payload(row, value));
         }
     }
     // A state that could be loaded has a hash.

@@ -33,7 +33,11 @@ pub(super) fn run(workspace: &Workspace) -> Result<Tally> {
         hsm.installation().give_environment(&mut command)?;
         let outcome = output(command.arg(&script).current_dir(hsm.folder())).and_then(|output| {
             let skipped = String::from_utf8_lossy(&output.stdout).lines().any(|line| line.starts_with("SKIP"));
-            if output.status.success() && !skipped { Ok(()) } else { bail!("{}\n{}", output.status, last_lines(&output)) }
+            if output.status.success() && !skipped {
+                Ok(())
+            } else {
+                bail!("{}\n{}", output.status, last_lines(&output))
+            }
         });
         step.done("");
         tally.check(&name, outcome);
