@@ -1,13 +1,13 @@
 //! The certificates with which a customer convinces himself, before he signs, that his cluster's key was made by an HSM
-//! of this installation: AWS's initialisation ceremony (docs: cloudhsm-v2 §2) with roots of our own.
+//! of this installation: AWS's initialisation ceremony with roots of our own.
 //!
 //! Two self-signed roots, made once per installation, certify one and the same card key (the provisioning CA). The card
 //! key certifies the cluster's key in `HsmCertificate`; `ClusterCsr` asks the customer's CA to certify it too. The roots'
 //! private keys are dropped as soon as they have signed: nobody needs them again, so nobody can steal them.
 //!
 //! Keys are ECDSA on P-384: no rule of the ceremony asks for RSA in what the HSM makes (AWS's "RSA 2048 or 4096" is about
-//! the customer's CA), a handshake costs a tenth of an RSA-2048 one, and the strength fits a certificate of ten years.
-//! It must not do I/O or look at a clock. `process` stores what it makes.
+//! the customer's CA), a handshake costs a tenth of an RSA-2048 one, and the strength fits a certificate of ten years
+//! (`docs/compat/initialization.md`). It must not do I/O or look at a clock. `process` stores what it makes.
 
 use std::time::Duration;
 

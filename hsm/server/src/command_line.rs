@@ -11,21 +11,24 @@ use crate::limits;
 const EXAMPLES: &str = "\
 Examples:
   Start an HSM whose data lies in /var/lib/kagimori, for clients on port 2223:
-    kagimori-hsm serve --data-dir /var/lib/kagimori --listen 0.0.0.0:2223 --health 127.0.0.1:9223
+    kagimori-hsm serve --data-dir /var/lib/kagimori --listen 0.0.0.0:2223
 
   Make a new cluster of it, and fetch what its owner has to sign:
-    kagimori-hsm manage --socket /var/lib/kagimori/management.sock form --label payments
-    kagimori-hsm manage --socket /var/lib/kagimori/management.sock certificates --out-dir ceremony
+    export KAGIMORI_HSM_MANAGEMENT_SOCKET=/var/lib/kagimori/management.sock
+    kagimori-hsm manage form --label payments
+    kagimori-hsm manage certificates --out-dir ceremony
 
   Sign the request with the customer's own CA, and bring the certificate back:
-    openssl req -x509 -new -newkey rsa:2048 -nodes -days 3652 -subj '/CN=Customer CA' \\
-        -keyout customerCA.key -out customerCA.crt
-    openssl x509 -req -days 3652 -in ceremony/ClusterCsr.csr -CA customerCA.crt -CAkey customerCA.key \\
-        -set_serial 1 -out ClusterCertificate.crt
-    kagimori-hsm manage --socket /var/lib/kagimori/management.sock initialize \\
-        --certificate ClusterCertificate.crt --trust-anchor customerCA.crt
+    openssl req -x509 -new -newkey rsa:2048 -nodes -days 3652 \\
+        -subj '/CN=Customer CA' -keyout customerCA.key -out customerCA.crt
+    openssl x509 -req -days 3652 -in ceremony/ClusterCsr.csr \\
+        -CA customerCA.crt -CAkey customerCA.key -set_serial 1 \\
+        -out ClusterCertificate.crt
+    kagimori-hsm manage initialize --certificate ClusterCertificate.crt \\
+        --trust-anchor customerCA.crt
 
-  From then on clients connect; `kagimori cluster activate` gives the first admin a password.";
+  From then on clients connect; `kagimori cluster activate` gives the first
+  admin a password.";
 
 /// One HSM of a Kagimori cluster: keeps keys, signs and decrypts with them, and never gives them away.
 #[derive(Debug, Parser)]
@@ -84,7 +87,7 @@ pub struct ServeArguments {
     pub log: String,
 
     /// What seals the cluster master key at rest: `file` (a key in root.key in the data folder) or
-    /// `passphrase-file=PATH` (a passphrase in the first line of a file that you keep elsewhere).
+    /// `passphrase-file=PATH` (a passphrase in a file of mode 0600 that you keep elsewhere).
     #[arg(long, env = "KAGIMORI_HSM_ROOT_OF_TRUST", value_name = "KIND", default_value = "file")]
     pub root_of_trust: String,
 

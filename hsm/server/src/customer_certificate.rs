@@ -1,8 +1,8 @@
 //! Judges the certificate that the customer's CA made from the cluster's request, and the CA certificate beside it.
 //!
-//! The rules are those of AWS's `InitializeCluster` (docs: cloudhsm-v2 §2) and of RFC 5280; each has a refusal of its own
-//! that says what to change. It must not do I/O or look at a clock: time is an argument. `management` calls it.
-//! The certificate may be X.509 v1: that is what AWS's documented `openssl x509 -req` makes.
+//! The rules are those of AWS's `InitializeCluster` and of RFC 5280 (differences: `docs/compat/initialization.md`); each
+//! has a refusal of its own that says what to change. The certificate may be X.509 v1: that is what AWS's documented
+//! `openssl x509 -req` makes. It must not do I/O or look at a clock: time is an argument. `process` calls it.
 
 use std::time::Duration;
 
@@ -352,4 +352,81 @@ fn section(pem: &str) -> String {
     let begin = pem.find(BEGIN).unwrap_or(0);
     let end = pem.find(END).map_or(pem.len(), |end| end + END.len());
     format!("{}\n", &pem[begin..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ceremony::Installation;
+    use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, IsCa, Issuer, KeyPair};
+
+    const NOW: Duration = Duration::from_secs(1_800_000_000);
+
+    /// Certificate, anchor and cluster key, with this validity of the certificate in seconds relative to [`NOW`].
+    fn customer(not_before: i64, not_after: i64) -> (String, String, Vec<u8>) {
+        let identity = Installation::make("test", NOW).unwrap().make_cluster_identity("hsm", false, NOW).unwrap();
+        let epoch = rcgen::date_time_ymd(1970, 1, 1);
+        let at = |offset: i64| epoch + Duration::from_secs(NOW.as_secs().checked_add_signed(offset).unwrap());
+        let key = KeyPair::generate().unwrap();
+        let mut anchor = CertificateParams::default();
+        anchor.distinguished_name.push(DnType::CommonName, "customer");
+        anchor.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let anchor_pem = anchor.self_signed(&key).unwrap().pem();
+        let mut request = CertificateSigningRequestParams::from_pem(&identity.cluster_csr).unwrap();
+        request.params.not_before = at(not_before);
+        request.params.not_after = at(not_after);
+        let certificate = request.signed_by(&Issuer::from_params(&anchor, &key)).unwrap().pem();
+        (certificate, anchor_pem, identity.key.public_key())
+    }
+
+    fn check(not_before: i64, not_after: i64) -> Result<(), CertificateRefusal> {
+        let (certificate, anchor, key) = customer(not_before, not_after);
+        CheckedCertificates::check(&certificate, &anchor, &key, NOW).map(drop)
+    }
+
+    #[test]
+    fn validity_is_judged_to_the_second_with_a_tolerance_for_the_cas_clock() {
+        assert_eq!(check(300, 1000), Ok(()));
+        assert_eq!(check(301, 1000), Err(CertificateRefusal::NotYetValid(Which::Signed)));
+        assert_eq!(check(-10, 0), Ok(()));
+        assert_eq!(check(-10, -1), Err(CertificateRefusal::Expired(Which::Signed)));
+    }
+
+    #[test]
+    fn what_stands_around_the_certificate_is_not_kept() {
+        let (certificate, anchor, key) = customer(-10, 1000);
+        let around = format!("Subject: words of openssl\n{certificate}\nmore words\n");
+        let checked = CheckedCertificates::check(&around, &anchor, &key, NOW).unwrap();
+        assert!(!checked.certificate().contains("words"));
+        assert_eq!(read_pem(checked.certificate(), Which::Signed), read_pem(&certificate, Which::Signed));
+    }
+
+    #[test]
+    fn no_altered_certificate_is_taken() {
+        let (certificate, anchor, key) = customer(-10, 1000);
+        let der = read_pem(&certificate, Which::Signed).unwrap();
+        let pem = |der: &[u8]| format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", base64(der));
+        assert!(CheckedCertificates::check(&pem(&der), &anchor, &key, NOW).is_ok());
+        for place in 0..der.len() {
+            let mut altered = der.clone();
+            altered[place] ^= 1;
+            assert!(CheckedCertificates::check(&pem(&altered), &anchor, &key, NOW).is_err(), "octet {place}");
+            assert!(CheckedCertificates::check(&pem(&der[..place]), &anchor, &key, NOW).is_err(), "cut at {place}");
+        }
+    }
+
+    /// RFC 4648 §4, for tests only.
+    fn base64(octets: &[u8]) -> String {
+        const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        let mut text = String::new();
+        for chunk in octets.chunks(3) {
+            let number = chunk.iter().fold(0_usize, |number, &octet| number << 8 | usize::from(octet))
+                << (8 * (3 - chunk.len()));
+            for digit in 0..4 {
+                let sextet = number >> (18 - 6 * digit) & 63;
+                text.push(if digit <= chunk.len() { char::from(ALPHABET[sextet]) } else { '=' });
+            }
+        }
+        text
+    }
 }

@@ -54,7 +54,7 @@ fn root_fault(file: PathBuf, fault: &RootFault) -> Fault {
         RootFault::Mode(_) => "chmod 600 it, and find out who may have read it",
         RootFault::Io(_) => "Look at the file and its folder",
         RootFault::NotARootKey => "Restore root.key from the copy that was made of it",
-        RootFault::Passphrase => "Put the passphrase into the file's first line",
+        RootFault::Passphrase => "Put the passphrase, and nothing else, into the file",
         RootFault::Seal(_) => "Give the root of trust that it was sealed with, or restore the seal from a copy",
         RootFault::Crypto(_) => "Look at the log above",
     };

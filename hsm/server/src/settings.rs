@@ -30,7 +30,7 @@ pub struct Settings {
 pub enum RootOfTrustSetting {
     /// A key in `root.key` in the data folder.
     File,
-    /// A passphrase in the first line of this file.
+    /// A passphrase in this file.
     PassphraseFile(PathBuf),
 }
 

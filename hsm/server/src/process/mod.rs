@@ -3,7 +3,7 @@
 //! Start: data folder and its lock · no core dumps, no debugger · files and ports by Landlock · self-test of the
 //! cryptographic module · health port · store · management socket · doors for clients · system calls by seccomp.
 //! Stop: doors · requests under way · store · management socket. One thread, this one, carries out what must not be done
-//! on the threads that report it. [`answers`] has the management requests. It must not look into clients' requests.
+//! on the threads that report it. `answers` has the management requests. It must not look into clients' requests.
 
 mod answers;
 
