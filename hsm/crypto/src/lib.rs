@@ -16,9 +16,9 @@ mod operation;
 pub mod password;
 mod payload;
 mod random;
+mod sealing;
 #[expect(unsafe_code, reason = "mapping, locking and wiping pages is system calls")]
 mod secret;
-mod sealing;
 mod self_test;
 mod session_proof;
 mod stream;

@@ -18,18 +18,19 @@ impl Module {
     /// # Errors
     /// The test that failed: the process must not go on.
     pub fn start() -> Result<Arc<Self>, SelfTestFailure> {
-        Self::start_on(Box::new(SystemNoise::new()))
+        known_answers()?;
+        Ok(Arc::new(Self { pool: Pool::new(Box::new(SystemNoise::new()))? }))
     }
 
-    /// [`Module::start`] on another source of noise: a simulation's seed. All randomness of the module follows from it,
-    /// as long as one thread draws it.
+    /// [`Module::start`] on another source of noise, such as a simulation's seed. What the module draws follows from the
+    /// source and from the order of requests alone; what AWS-LC draws for itself (RSA primes, EC scalars, nonces of
+    /// ECDSA, salts) does not.
     ///
     /// # Errors
     /// As [`Module::start`].
     pub fn start_on(noise: Box<dyn NoiseSource>) -> Result<Arc<Self>, SelfTestFailure> {
-        static KNOWN_ANSWERS: OnceLock<Result<(), SelfTestFailure>> = OnceLock::new();
-        (*KNOWN_ANSWERS.get_or_init(self_test::known_answers))?;
-        Ok(Arc::new(Self { pool: Pool::new(noise)? }))
+        known_answers()?;
+        Ok(Arc::new(Self { pool: Pool::single(noise)? }))
     }
 
     /// Fills `output` with random bytes (`C_GenerateRandom`, names, nonces, keys).
@@ -58,6 +59,12 @@ impl Module {
     pub fn reseed(&self, additional: &[u8]) -> Result<(), CryptoFault> {
         Ok(self.pool.reseed(additional)?)
     }
+}
+
+/// Runs the known-answer tests, once in a process.
+fn known_answers() -> Result<(), SelfTestFailure> {
+    static RESULT: OnceLock<Result<(), SelfTestFailure>> = OnceLock::new();
+    *RESULT.get_or_init(self_test::known_answers)
 }
 
 impl From<crate::wide::Failed> for CryptoFault {

@@ -142,7 +142,7 @@ pub fn wrap(
     payload: &Payload,
 ) -> Result<Encrypted, CryptoFault> {
     let (permit, leave) = permits;
-    if leave.object() != object.uid() {
+    if leave.object() != object.uid() || leave.mechanism().is_some_and(|kind| kind != mechanism.kind) {
         return Err(CryptoFault::PermitMismatch);
     }
     let call = checked(module, permit, wrapping, mechanism)?;

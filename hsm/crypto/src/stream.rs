@@ -185,9 +185,7 @@ impl Stream {
             State::Verify(keyed, gather) => {
                 let signature = signature.ok_or(CryptoFault::SignatureLength)?;
                 let gathered = gather.finish()?;
-                family(keyed.mechanism.kind)?
-                    .verify(&keyed.call(), &gathered, signature)
-                    .map(|()| Finished::Verified)
+                family(keyed.mechanism.kind)?.verify(&keyed.call(), &gathered, signature).map(|()| Finished::Verified)
             }
             State::Digest(gather) => Ok(Finished::Data(std::mem::take(&mut *gather.finish()?))),
             State::Cipher(mut transform) => {

@@ -19,6 +19,9 @@ use crate::wide::{Hash, Rsa};
 /// Bytes of `CKA_CHECK_VALUE` (PKCS#11 3.2 §4.10.2).
 const CHECK: usize = 3;
 
+/// Moduli are made in steps of so many bits: the provider rounds anything else down without a word.
+const RSA_STEP: u32 = 128;
+
 /// A new object's secret part, and what may be known of it.
 pub struct Made {
     /// Attributes that are no secret, for `Draft::complete`.
@@ -84,7 +87,7 @@ pub(crate) fn new_secret(module: &Module, key_type: KeyType, bytes: usize) -> Re
 ///
 /// # Errors
 /// [`CryptoFault::AttributeValue`] of `CKA_PUBLIC_EXPONENT` or `CKA_MODULUS_BITS` when there is no such RSA key (the
-/// exponent must be odd, from 3 to 2^32); [`CryptoFault::ModuleFailed`] when the pair fails its test: stop the node.
+/// exponent must be odd, from 3 to 2^32, the modulus in steps of 128 bits); [`CryptoFault::ModuleFailed`] when the pair fails its test: stop the node.
 pub fn generate_pair(module: &Module, pair: &PairSpec) -> Result<MadePair, CryptoFault> {
     let material = match pair {
         PairSpec::Rsa { bits, exponent } => {
@@ -92,6 +95,9 @@ pub fn generate_pair(module: &Module, pair: &PairSpec) -> Result<MadePair, Crypt
             let possible = possible && exponent.len() <= 4 && exponent.as_slice() != [1];
             if !possible {
                 return Err(CryptoFault::AttributeValue(AttributeKind::PublicExponent));
+            }
+            if !bits.is_multiple_of(RSA_STEP) {
+                return Err(CryptoFault::AttributeValue(AttributeKind::ModulusBits));
             }
             let rsa = Rsa::generate(*bits, exponent);
             KeyMaterial::Rsa(rsa.map_err(|_| CryptoFault::AttributeValue(AttributeKind::ModulusBits))?)
@@ -182,7 +188,7 @@ pub(crate) fn import_as(wanted: Wanted, material: &Template) -> Result<Made, Cry
             agrees(&made.facts, AttributeKind::PublicKeyInfo, material.octets(AttributeKind::PublicKeyInfo))?;
             Ok(made)
         }
-        ObjectClass::Data | ObjectClass::Certificate => Ok(data(wanted, material.octets(AttributeKind::Value))),
+        ObjectClass::Data | ObjectClass::Certificate => data(wanted, material.octets(AttributeKind::Value)),
     }
 }
 
@@ -192,7 +198,7 @@ pub(crate) fn from_octets(wanted: Wanted, octets: SecretBytes) -> Result<Made, C
     match wanted.class {
         ObjectClass::SecretKey => secret(wanted.key_type()?, octets),
         ObjectClass::PrivateKey => from_private_info(wanted, &octets),
-        ObjectClass::Data => Ok(data(wanted, Some(octets.expose()))),
+        ObjectClass::Data => data(wanted, Some(octets.expose())),
         ObjectClass::PublicKey | ObjectClass::Certificate => Err(CryptoFault::AttributeValue(AttributeKind::Class)),
     }
 }
@@ -233,12 +239,15 @@ fn secret(key_type: KeyType, value: SecretBytes) -> Result<Made, CryptoFault> {
     Ok(Made { facts, payload: Some(Payload::new().with(AttributeKind::Value, value)) })
 }
 
-/// A data object or certificate.
-fn data(wanted: Wanted, value: Option<&[u8]>) -> Made {
-    let payload = wanted
-        .has_payload
-        .then(|| Payload::new().with(AttributeKind::Value, SecretBytes::copy_of(value.unwrap_or_default())));
-    Made { facts: Facts::new(), payload }
+/// A data object or certificate. A certificate has a check value (PKCS#11 3.2 §4.6.2).
+fn data(wanted: Wanted, value: Option<&[u8]>) -> Result<Made, CryptoFault> {
+    let facts = match value.filter(|value| wanted.class == ObjectClass::Certificate && !value.is_empty()) {
+        Some(certificate) => Facts::new().with_octets(AttributeKind::CheckValue, check_value(certificate)?),
+        None => Facts::new(),
+    };
+    let secret = || SecretBytes::copy_of(value.unwrap_or_default());
+    let payload = wanted.has_payload.then(|| Payload::new().with(AttributeKind::Value, secret()));
+    Ok(Made { facts, payload })
 }
 
 /// A private key: its payload and facts. `value` is the seed of an Ed25519 key.
@@ -273,14 +282,22 @@ fn import_private(key_type: KeyType, material: &Template) -> Result<KeyMaterial,
     }
 }
 
+/// Public exponents that are tried when a private key comes without one.
+const USUAL_EXPONENTS: [&[u8]; 3] = [&[1, 0, 1], &[3], &[17]];
+
 /// An RSA key with or without its primes and CRT values (PKCS#11 3.2 §6.1.3 asks for modulus and private exponent only).
-/// What is given must fit; what is missing is computed.
+/// What is given must fit; what is missing is computed, or for the public exponent tried.
 fn import_rsa(material: &Template) -> Result<Rsa, CryptoFault> {
     let given = |kind| material.octets(kind).ok_or(CryptoFault::AttributeMissing(kind));
-    let (n, e) = (given(AttributeKind::Modulus)?, given(AttributeKind::PublicExponent)?);
-    let d = given(AttributeKind::PrivateExponent)?;
+    let (n, d) = (given(AttributeKind::Modulus)?, given(AttributeKind::PrivateExponent)?);
     let primes = material.octets(AttributeKind::Prime1).zip(material.octets(AttributeKind::Prime2));
-    let rsa = Rsa::from_exponents(n, e, d, primes).map_err(|_| CryptoFault::KeyMaterial)?;
+    let rsa = match material.octets(AttributeKind::PublicExponent).filter(|e| !e.is_empty()) {
+        Some(e) => Rsa::from_exponents(n, e, d, primes).map_err(|_| CryptoFault::KeyMaterial)?,
+        None => USUAL_EXPONENTS
+            .iter()
+            .find_map(|e| Rsa::from_exponents(n, e, d, primes).ok())
+            .ok_or(CryptoFault::AttributeMissing(AttributeKind::PublicExponent))?,
+    };
     let numbers = rsa.numbers()?;
     let expected = [
         (AttributeKind::Exponent1, &numbers.dp),
@@ -327,9 +344,8 @@ fn public_facts(material: &KeyMaterial) -> Result<Facts, CryptoFault> {
 fn private_facts(material: &KeyMaterial) -> Result<Facts, CryptoFault> {
     let info = material.public_info()?;
     let check = check_value(&info)?;
-    let facts = Facts::new()
-        .with_octets(AttributeKind::PublicKeyInfo, info)
-        .with_octets(AttributeKind::CheckValue, check);
+    let facts =
+        Facts::new().with_octets(AttributeKind::PublicKeyInfo, info).with_octets(AttributeKind::CheckValue, check);
     let with_point = |facts: Facts, params: &[u8], point: &[u8]| {
         facts.with_octets(AttributeKind::EcParams, params).with_octets(AttributeKind::EcPoint, der_octet_string(point))
     };

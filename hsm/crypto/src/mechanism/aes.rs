@@ -34,7 +34,9 @@ impl Family for Modes {
                     Direction::Decrypt => Box::new(Unpadding { cipher, held: Zeroizing::default(), taken: 0 }),
                 }
             }
-            (M::AES_CTR, Parameters::Ctr { counter_bits, block }) => Box::new(Counter::new(key, *counter_bits, *block)?),
+            (M::AES_CTR, Parameters::Ctr { counter_bits, block }) => {
+                Box::new(Counter::new(key, *counter_bits, *block)?)
+            }
             _ => return Err(CryptoFault::MechanismParameters),
         }))
     }

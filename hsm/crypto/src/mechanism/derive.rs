@@ -84,8 +84,7 @@ fn encrypted(call: &Call<'_>, mode: Mode, iv: &[u8], data: &[u8]) -> Outcome<Sec
         return Err(CryptoFault::MechanismParameters);
     }
     let key = call.key.aes()?.bytes.expose();
-    let mut cipher =
-        Cipher::new(mode, key, iv, Direction::Encrypt).map_err(|_| CryptoFault::MechanismParameters)?;
+    let mut cipher = Cipher::new(mode, key, iv, Direction::Encrypt).map_err(|_| CryptoFault::MechanismParameters)?;
     let mut output = Vec::with_capacity(data.len() + 16);
     cipher.update(data, &mut output)?;
     Ok(output.into())

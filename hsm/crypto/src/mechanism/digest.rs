@@ -11,17 +11,7 @@ pub(crate) struct Digests;
 
 impl Family for Digests {
     fn kinds(&self) -> &'static [M] {
-        &[
-            M::SHA_1,
-            M::SHA224,
-            M::SHA256,
-            M::SHA384,
-            M::SHA512,
-            M::SHA3_224,
-            M::SHA3_256,
-            M::SHA3_384,
-            M::SHA3_512,
-        ]
+        &[M::SHA_1, M::SHA224, M::SHA256, M::SHA384, M::SHA512, M::SHA3_224, M::SHA3_256, M::SHA3_384, M::SHA3_512]
     }
 }
 

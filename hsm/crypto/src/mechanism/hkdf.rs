@@ -33,11 +33,8 @@ impl Family for Hkdf {
             (HkdfSalt::Key(_), None) => return Err(CryptoFault::MechanismParameters),
         };
         let secret = call.key.secret()?;
-        let extracted = if *extract {
-            SecretBytes::from(hkdf_extract(hash, salt, secret)?)
-        } else {
-            SecretBytes::copy_of(secret)
-        };
+        let extracted =
+            if *extract { SecretBytes::from(hkdf_extract(hash, salt, secret)?) } else { SecretBytes::copy_of(secret) };
         match (*extract, *expand) {
             (_, true) if length <= MOST_BLOCKS * hash.size() => {
                 let mut output = SecretBytes::zeros(length);

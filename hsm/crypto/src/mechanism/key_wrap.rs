@@ -83,9 +83,7 @@ fn initial(call: &Call<'_>) -> Outcome<Option<[u8; HALF]>> {
     match &call.mechanism.parameters {
         Parameters::None => Ok(None),
         Parameters::Iv(iv) if iv.is_empty() => Ok(None),
-        Parameters::Iv(iv) => {
-            iv.as_slice().try_into().map(Some).map_err(|_| CryptoFault::MechanismParameters)
-        }
+        Parameters::Iv(iv) => iv.as_slice().try_into().map(Some).map_err(|_| CryptoFault::MechanismParameters),
         _ => Err(CryptoFault::MechanismParameters),
     }
 }

@@ -20,11 +20,7 @@ pub(crate) struct CtrDrbg {
 
 impl CtrDrbg {
     /// §10.2.1.3.2: a generator from noise, a nonce and a personalization string.
-    pub(crate) fn instantiate(
-        entropy: &[u8],
-        nonce: &[u8],
-        personalization: &[u8],
-    ) -> Result<Self, SelfTestFailure> {
+    pub(crate) fn instantiate(entropy: &[u8], nonce: &[u8], personalization: &[u8]) -> Result<Self, SelfTestFailure> {
         let seed = derive(&[entropy, nonce, personalization])?;
         let mut drbg = Self { key: expand(&[0; KEY])?, value: [0; BLOCK], requests: 1 };
         drbg.update(&seed)?;
@@ -127,4 +123,34 @@ fn expand(key: &[u8]) -> Result<BlockKey, SelfTestFailure> {
 
 fn incremented(value: &[u8; BLOCK], by: u128) -> [u8; BLOCK] {
     u128::from_be_bytes(*value).wrapping_add(by).to_be_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn case(name: &str) -> Vec<u8> {
+        let text = include_str!("../../testdata/ctr_drbg_additional.txt");
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" = ")).unwrap();
+        hex::decode(line).unwrap()
+    }
+
+    #[test]
+    fn personalization_and_additional_input_count_as_the_standard_says() {
+        let mut drbg = CtrDrbg::instantiate(&case("entropy"), &case("nonce"), &case("personalization")).unwrap();
+        let mut output = [0; 64];
+        drbg.generate_additional(&case("additional_first"), &mut output).unwrap();
+        drbg.generate_additional(&case("additional_second"), &mut output).unwrap();
+        assert_eq!(output.as_slice(), case("output"));
+    }
+
+    #[test]
+    fn requests_are_counted_from_the_last_seed() {
+        let mut drbg = CtrDrbg::instantiate(&[1; 48], &[2; 16], &[]).unwrap();
+        assert_eq!(drbg.requests(), 1);
+        drbg.generate(&mut [0; 7]).unwrap();
+        assert_eq!(drbg.requests(), 2);
+        drbg.reseed(&[3; 48], b"more").unwrap();
+        assert_eq!(drbg.requests(), 1);
+    }
 }

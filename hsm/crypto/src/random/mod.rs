@@ -36,7 +36,7 @@ const REQUEST_BYTES: usize = 1 << 16;
 /// The generators of a module.
 pub(crate) struct Pool {
     noise: Mutex<Noise>,
-    shards: [Mutex<Option<CtrDrbg>>; SHARDS],
+    shards: Box<[Mutex<Option<CtrDrbg>>]>,
 }
 
 struct Noise {
@@ -49,18 +49,28 @@ struct Noise {
 impl Pool {
     /// A pool on a source, after the start-up tests of SP 800-90B §4.3 (1,024 samples).
     pub(crate) fn new(source: Box<dyn NoiseSource>) -> Result<Self, SelfTestFailure> {
+        Self::with_shards(source, SHARDS)
+    }
+
+    /// A pool with one generator: what it gives follows from the source and from the order of requests alone.
+    pub(crate) fn single(source: Box<dyn NoiseSource>) -> Result<Self, SelfTestFailure> {
+        Self::with_shards(source, 1)
+    }
+
+    fn with_shards(source: Box<dyn NoiseSource>, shards: usize) -> Result<Self, SelfTestFailure> {
         let mut noise = Noise { source, monitor: Monitor::new(), failure: None };
         let mut start_up = Zeroizing::new([0; health::START_UP_SAMPLES]);
         noise.take(&mut *start_up)?;
-        Ok(Self { noise: Mutex::new(noise), shards: [const { Mutex::new(None) }; SHARDS] })
+        Ok(Self { noise: Mutex::new(noise), shards: (0..shards).map(|_| Mutex::new(None)).collect() })
     }
 
     /// Fills `output` with random bytes.
     pub(crate) fn fill(&self, output: &mut [u8]) -> Result<(), SelfTestFailure> {
-        let mut shard = lock(&self.shards[my_shard()]);
+        let position = my_number() % self.shards.len();
+        let mut shard = lock(&self.shards[position]);
         let drbg = match &mut *shard {
             Some(drbg) => drbg,
-            empty @ None => empty.insert(self.instantiate()?),
+            empty @ None => empty.insert(self.instantiate(position)?),
         };
         for part in output.chunks_mut(REQUEST_BYTES) {
             if drbg.requests() >= RESEED_INTERVAL {
@@ -73,7 +83,7 @@ impl Pool {
 
     /// Seeds every generator anew, with `additional` as additional input.
     pub(crate) fn reseed(&self, additional: &[u8]) -> Result<(), SelfTestFailure> {
-        for shard in &self.shards {
+        for shard in self.shards.iter() {
             if let Some(drbg) = &mut *lock(shard) {
                 drbg.reseed(&*self.seed()?, additional)?;
             }
@@ -81,11 +91,9 @@ impl Pool {
         Ok(())
     }
 
-    fn instantiate(&self) -> Result<CtrDrbg, SelfTestFailure> {
-        static INSTANCES: AtomicUsize = AtomicUsize::new(0);
-        let instance = INSTANCES.fetch_add(1, Ordering::Relaxed) as u64;
+    fn instantiate(&self, position: usize) -> Result<CtrDrbg, SelfTestFailure> {
         let mut personalization = b"kagimori hsm-crypto 1\0".to_vec();
-        personalization.extend_from_slice(&instance.to_be_bytes());
+        personalization.extend_from_slice(&(position as u64).to_be_bytes());
         let seed = self.seed()?;
         let (entropy, nonce) = seed.split_at(NOISE_BYTES * 2 / 3);
         CtrDrbg::instantiate(entropy, nonce, &personalization)
@@ -111,17 +119,17 @@ impl Noise {
     }
 }
 
-/// The calling thread's generator: threads are numbered in the order in which they first ask.
-fn my_shard() -> usize {
+/// The calling thread's number: threads are numbered in the order in which they first ask.
+fn my_number() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
         static MINE: Cell<Option<usize>> = const { Cell::new(None) };
     }
     MINE.with(|mine| {
         mine.get().unwrap_or_else(|| {
-            let shard = NEXT.fetch_add(1, Ordering::Relaxed) % SHARDS;
-            mine.set(Some(shard));
-            shard
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            mine.set(Some(number));
+            number
         })
     })
 }
@@ -150,6 +158,31 @@ mod tests {
         });
         let different: std::collections::BTreeSet<_> = draws.iter().collect();
         assert_eq!(different.len(), draws.len());
+    }
+
+    /// A counter in place of noise.
+    struct Counting(u64);
+
+    impl NoiseSource for Counting {
+        fn fill(&mut self, output: &mut [u8]) -> Result<(), SelfTestFailure> {
+            for byte in output {
+                self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                *byte = self.0.to_be_bytes()[0];
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn one_seed_gives_one_history_on_every_thread() {
+        let draw = || {
+            let pool = Pool::single(Box::new(Counting(7))).unwrap();
+            let mut bytes = [0; 64];
+            pool.fill(&mut bytes).unwrap();
+            bytes
+        };
+        let elsewhere = std::thread::spawn(draw).join().unwrap();
+        assert_eq!(draw(), elsewhere);
     }
 
     #[test]

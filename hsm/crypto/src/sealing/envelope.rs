@@ -80,7 +80,8 @@ mod tests {
     fn the_construction_gives_the_published_answers() {
         let sealed = seal_with(&[1; 32], b"ABCDEFGHIJKLMNOPQRSTUVWX", b"", b"XAES-256-GCM").unwrap();
         assert_eq!(hex::encode(&sealed[NONCE..]), "ce546ef63c9cc60765923609b33a9a1974e96e52daf2fcf7075e2271");
-        let sealed = seal_with(&[3; 32], b"ABCDEFGHIJKLMNOPQRSTUVWX", b"c2sp.org/XAES-256-GCM", b"XAES-256-GCM").unwrap();
+        let sealed =
+            seal_with(&[3; 32], b"ABCDEFGHIJKLMNOPQRSTUVWX", b"c2sp.org/XAES-256-GCM", b"XAES-256-GCM").unwrap();
         assert_eq!(hex::encode(&sealed[NONCE..]), "986ec1832593df5443a179437fd083bf3fdb41abd740a21f71eb769d");
     }
 

@@ -98,9 +98,8 @@ impl ClusterKeys {
         let data_key = envelope::open(self.payload_key(), &context, &sealed.wrapped_data_key)?;
         let (nonce, ciphertext) = sealed.ciphertext.split_at_checked(PAYLOAD_NONCE).ok_or(SealBroken::Format)?;
         let gcm = Gcm::new(&data_key, Gcm::TAG).map_err(|Failed| SealBroken::Format)?;
-        let written = gcm
-            .open(nonce, &self.payload_context(object), ciphertext)
-            .map_err(|Failed| SealBroken::Authentication)?;
+        let written =
+            gcm.open(nonce, &self.payload_context(object), ciphertext).map_err(|Failed| SealBroken::Authentication)?;
         Payload::decode(&written)
     }
 

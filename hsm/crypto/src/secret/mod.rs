@@ -5,6 +5,8 @@
 //! (`memfd_secret`), or locked memory that is in no core and no child. Nothing here does cryptography.
 
 pub(crate) mod pages;
+#[cfg(test)]
+pub(crate) mod watch;
 
 use zeroize::Zeroize;
 

@@ -88,9 +88,7 @@ fn digests() -> Result<bool, Failed> {
 fn hmacs() -> Result<bool, Failed> {
     const CASE: Case = Case::new(include_str!("../../testdata/hmacs.txt"));
     let (key, message) = (CASE.bytes("key")?, CASE.bytes("message")?);
-    HASHES.iter().try_fold(true, |good, (name, hash)| {
-        Ok(good && Hmac::of(*hash, &key, &message)? == CASE.bytes(name)?)
-    })
+    HASHES.iter().try_fold(true, |good, (name, hash)| Ok(good && Hmac::of(*hash, &key, &message)? == CASE.bytes(name)?))
 }
 
 fn hkdf() -> Result<bool, Failed> {

@@ -43,6 +43,17 @@ fn an_rsa_key_comes_whole_or_without_its_primes_and_is_the_same() {
 }
 
 #[test]
+fn an_rsa_private_key_without_a_public_exponent_gets_the_usual_one() {
+    let mut template = rsa_template();
+    template.remove(A::PublicExponent);
+    let (object, _) = import_private(KeyType::Rsa, &template).unwrap();
+    let exponent = object.attribute(A::PublicExponent).and_then(|value| value.as_octets()).unwrap();
+    assert_eq!(exponent, [1, 0, 1]);
+    NUMBERS[1..].iter().for_each(|&kind| drop(template.remove(kind)));
+    assert!(import_private(KeyType::Rsa, &template).is_ok());
+}
+
+#[test]
 fn rsa_numbers_that_do_not_fit_are_refused() {
     for kind in [A::PrivateExponent, A::Prime1, A::Prime2, A::Exponent1, A::Exponent2, A::Coefficient, A::Modulus] {
         let mut template = rsa_template();
@@ -135,9 +146,8 @@ fn rsa_sizes_and_exponents_that_cannot_be_are_refused() {
         assert_eq!(pair(2048, exponent), Some(CryptoFault::AttributeValue(A::PublicExponent)), "{exponent:?}");
     }
     assert_eq!(pair(2048, &[3]), None);
-    let small = Template::new()
-        .with_octets(A::Modulus, [0xC1; 128])
-        .with_octets(A::PublicExponent, [1, 0, 1]);
+    assert_eq!(pair(2049, &[3]), Some(CryptoFault::AttributeValue(A::ModulusBits)));
+    let small = Template::new().with_octets(A::Modulus, [0xC1; 128]).with_octets(A::PublicExponent, [1, 0, 1]);
     assert!(import_public(KeyType::Rsa, &small).is_err(), "1024 bits");
 }
 

@@ -192,14 +192,14 @@ fn openssl_agrees_on_ecdh() {
         bench.keys(&mine);
         there.keys(&theirs);
         bench.put("peer.der", &there.get("pub.der"));
-        let expected =
-            bench.run("pkeyutl -derive -inkey key.der -keyform DER -peerkey peer.der -peerform DER");
+        let expected = bench.run("pkeyutl -derive -inkey key.der -keyform DER -peerkey peer.der -peerform DER");
         let point = theirs.public_object.attribute(AttributeKind::EcPoint).and_then(|point| point.as_octets());
         let raw = hsm_core::curve::raw_point(point.unwrap()).unwrap();
         for public_data in [point.unwrap(), raw] {
             let parameters = Parameters::Ecdh { kdf: 1, shared_data: vec![], public_data: public_data.to_vec() };
             let mechanism = with(M::ECDH1_DERIVE, parameters);
-            let derive = |length| family(M::ECDH1_DERIVE).unwrap().derive(&call(&mine.private, &mechanism), None, length);
+            let derive =
+                |length| family(M::ECDH1_DERIVE).unwrap().derive(&call(&mine.private, &mechanism), None, length);
             assert_eq!(derive(None).unwrap().expose(), expected);
             assert_eq!(derive(Some(16)).unwrap().expose(), &expected[expected.len() - 16..]);
             assert!(derive(Some(expected.len() + 1)).is_err());
@@ -209,7 +209,8 @@ fn openssl_agrees_on_ecdh() {
         let mechanism = with(M::ECDH1_DERIVE, parameters);
         let derived =
             family(M::ECDH1_DERIVE).unwrap().derive(&call(&mine.private, &mechanism), None, Some(100)).unwrap();
-        let options = format!("-kdfopt digest:SHA384 -kdfopt hexsecret:{} -kdfopt hexinfo:abcd", hex::encode(&expected));
+        let options =
+            format!("-kdfopt digest:SHA384 -kdfopt hexsecret:{} -kdfopt hexinfo:abcd", hex::encode(&expected));
         assert_eq!(derived.expose(), bench.run(&format!("kdf -binary -keylen 100 {options} X963KDF")));
     }
 }
@@ -249,9 +250,7 @@ fn openssl_decrypts_aes() {
             bench.run(&there);
             assert_eq!(bench.get("back"), data, "{mode}");
         }
-        let cmac = bench.run(&format!(
-            "mac -binary -in data -cipher AES-{bits}-CBC -macopt hexkey:{hex_key} CMAC"
-        ));
+        let cmac = bench.run(&format!("mac -binary -in data -cipher AES-{bits}-CBC -macopt hexkey:{hex_key} CMAC"));
         assert_eq!(sign(&key, &Mechanism::plain(M::AES_CMAC), &data).unwrap(), cmac);
         let gmac = bench.run(&format!(
             "mac -binary -in data -cipher AES-{bits}-GCM -macopt hexkey:{hex_key} -macopt hexiv:{hex_iv} GMAC"

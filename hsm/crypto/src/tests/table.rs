@@ -22,11 +22,9 @@ fn parameters(row: &MechanismRow, peer: &[u8]) -> Parameters {
             Parameters::Gcm { iv: vec![4; 12], additional_data: b"more".to_vec(), tag_bits: 128, generate_iv: false }
         }
         Shape::Ctr => Parameters::Ctr { counter_bits: 32, block: [5; 16] },
-        Shape::Pss => Parameters::Pss {
-            hash: row.hash.unwrap_or(MechanismKind::SHA256),
-            mgf: mgf::SHA256,
-            salt_length: 20,
-        },
+        Shape::Pss => {
+            Parameters::Pss { hash: row.hash.unwrap_or(MechanismKind::SHA256), mgf: mgf::SHA256, salt_length: 20 }
+        }
         Shape::Oaep => Parameters::Oaep { hash: MechanismKind::SHA256, mgf: mgf::SHA1, label: b"label".to_vec() },
         Shape::Ecdh => Parameters::Ecdh { kdf: kdf::SHA256, shared_data: vec![1], public_data: peer.to_vec() },
         Shape::Hkdf => Parameters::Hkdf {

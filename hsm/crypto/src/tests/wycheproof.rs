@@ -1,6 +1,6 @@
 //! C2SP's Wycheproof vectors, whole files: a valid one must give its result, an invalid one must be refused.
 
-use hsm_core::curve::{Curve, X25519_PARAMS, ED25519_PARAMS};
+use hsm_core::curve::{Curve, ED25519_PARAMS, X25519_PARAMS};
 use hsm_protocol::mechanism::{HkdfSalt, mgf};
 use hsm_protocol::{AttributeKind as A, KeyType, Mechanism, MechanismKind as M, Parameters, Template};
 use serde_json::Value;
@@ -120,7 +120,8 @@ fn key_wraps() {
             let key = secret(KeyType::Aes, &bytes(test, "key"));
             let mechanism = Mechanism::plain(kind);
             let opened = decrypt(&key, &mechanism, &bytes(test, "ct")).is_ok_and(|opened| opened == bytes(test, "msg"));
-            let wrapped = encrypt(&key, &mechanism, &bytes(test, "msg")).is_ok_and(|made| made.data == bytes(test, "ct"));
+            let wrapped =
+                encrypt(&key, &mechanism, &bytes(test, "msg")).is_ok_and(|made| made.data == bytes(test, "ct"));
             Some(opened && wrapped)
         });
     }
@@ -129,7 +130,8 @@ fn key_wraps() {
 #[test]
 fn hkdf() {
     use wycheproof::hkdf::TestName as N;
-    let files = [(N::HkdfSha1, M::SHA_1), (N::HkdfSha256, M::SHA256), (N::HkdfSha384, M::SHA384), (N::HkdfSha512, M::SHA512)];
+    let files =
+        [(N::HkdfSha1, M::SHA_1), (N::HkdfSha256, M::SHA256), (N::HkdfSha384, M::SHA384), (N::HkdfSha512, M::SHA512)];
     for (file, hash) in files {
         run("hkdf", file.json_data(), |_, test| {
             let key = secret(KeyType::Hkdf, &bytes(test, "ikm"));
@@ -192,7 +194,9 @@ fn ecdh() {
     for file in wycheproof::ecdh::TestName::all() {
         let json = file.json_data();
         let set: Value = serde_json::from_str(json).unwrap();
-        if text(&set, "schema") != "ecdh_ecpoint_test_schema_v1.json" && text(&set, "schema") != "ecdh_ecpoint_test_schema.json" {
+        if text(&set, "schema") != "ecdh_ecpoint_test_schema_v1.json"
+            && text(&set, "schema") != "ecdh_ecpoint_test_schema.json"
+        {
             continue;
         }
         if curve(text(&set["testGroups"][0], "curve")).is_none() {
@@ -200,9 +204,8 @@ fn ecdh() {
         }
         run("ecdh", json, |group, test| {
             let curve = curve(text(group, "curve"))?;
-            let attributes = Template::new()
-                .with_octets(A::EcParams, curve.params())
-                .with_octets(A::Value, number(test, "private"));
+            let attributes =
+                Template::new().with_octets(A::EcParams, curve.params()).with_octets(A::Value, number(test, "private"));
             let (object, payload) = import_private(KeyType::Ec, &attributes).unwrap();
             let key = Key::load(&object, Some(&payload)).unwrap();
             let parameters = Parameters::Ecdh { kdf: 1, shared_data: vec![], public_data: bytes(test, "public") };
@@ -216,9 +219,8 @@ fn ecdh() {
 #[test]
 fn x25519() {
     run("x25519", wycheproof::xdh::TestName::X25519.json_data(), |_, test| {
-        let attributes = Template::new()
-            .with_octets(A::EcParams, X25519_PARAMS)
-            .with_octets(A::Value, bytes(test, "private"));
+        let attributes =
+            Template::new().with_octets(A::EcParams, X25519_PARAMS).with_octets(A::Value, bytes(test, "private"));
         let (object, payload) = import_private(KeyType::EcMontgomery, &attributes).unwrap();
         let key = Key::load(&object, Some(&payload)).unwrap();
         let parameters = Parameters::Ecdh { kdf: 1, shared_data: vec![], public_data: bytes(test, "public") };
@@ -283,8 +285,7 @@ fn rsa_pss() {
         run("rsa_pss", file.json_data(), |group, test| {
             let ((hash, _), (_, mgf)) = (hash(text(group, "sha"))?, hash(text(group, "mgfSha"))?);
             let key = import_public(KeyType::Rsa, &rsa_attributes(&group["publicKey"], false)).ok()?;
-            let mechanism =
-                with(M::RSA_PKCS_PSS, Parameters::Pss { hash, mgf, salt_length: group["sLen"].as_u64()? });
+            let mechanism = with(M::RSA_PKCS_PSS, Parameters::Pss { hash, mgf, salt_length: group["sLen"].as_u64()? });
             let digest = crate::digest(&Mechanism::plain(hash), &bytes(test, "msg")).unwrap();
             Some(verify(&key, &mechanism, &digest, &bytes(test, "sig")).is_ok())
         });

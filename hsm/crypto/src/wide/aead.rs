@@ -39,7 +39,13 @@ impl Gcm {
     }
 
     /// Appends ciphertext and tag to `output`. The nonce has one byte or more and must never repeat under one key.
-    pub(crate) fn seal(&self, nonce: &[u8], additional: &[u8], data: &[u8], output: &mut Vec<u8>) -> Result<(), Failed> {
+    pub(crate) fn seal(
+        &self,
+        nonce: &[u8],
+        additional: &[u8],
+        data: &[u8],
+        output: &mut Vec<u8>,
+    ) -> Result<(), Failed> {
         let start = output.len();
         output.resize(start + data.len() + self.tag_bytes, 0);
         let mut length = 0;

@@ -83,9 +83,8 @@ pub(crate) fn wrap(key: &[u8], initial: Option<&[u8; 8]>, data: &[u8]) -> Result
     let mut output = vec![0; data.len() + WRAP_OVERHEAD];
     let initial = initial.map_or(std::ptr::null(), |initial| initial.as_ptr());
     // SAFETY: `output` has eight bytes more than `data`, as the function demands; a null initial value is the standard one.
-    let length = unsafe {
-        c::AES_wrap_key(&raw const *schedule.0, initial, output.as_mut_ptr(), data.as_ptr(), data.len())
-    };
+    let length =
+        unsafe { c::AES_wrap_key(&raw const *schedule.0, initial, output.as_mut_ptr(), data.as_ptr(), data.len()) };
     if usize::try_from(length) == Ok(output.len()) { Ok(output) } else { Err(failed()) }
 }
 
@@ -96,9 +95,8 @@ pub(crate) fn unwrap(key: &[u8], initial: Option<&[u8; 8]>, data: &[u8]) -> Resu
     let mut output = Zeroizing::new(vec![0; length]);
     let initial = initial.map_or(std::ptr::null(), |initial| initial.as_ptr());
     // SAFETY: `output` has eight bytes less than `data`, as the function demands.
-    let written = unsafe {
-        c::AES_unwrap_key(&raw const *schedule.0, initial, output.as_mut_ptr(), data.as_ptr(), data.len())
-    };
+    let written =
+        unsafe { c::AES_unwrap_key(&raw const *schedule.0, initial, output.as_mut_ptr(), data.as_ptr(), data.len()) };
     if usize::try_from(written) == Ok(length) { Ok(output) } else { Err(failed()) }
 }
 

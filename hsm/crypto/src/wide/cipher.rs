@@ -76,7 +76,14 @@ impl Cipher {
                 let length = int(iv.len())?;
                 check(c::EVP_CIPHER_CTX_ctrl(context.pointer(), set_length, length, std::ptr::null_mut()))?;
             }
-            check(c::EVP_CipherInit_ex(context.pointer(), null.cast(), std::ptr::null_mut(), key.as_ptr(), iv.as_ptr(), way))?;
+            check(c::EVP_CipherInit_ex(
+                context.pointer(),
+                null.cast(),
+                std::ptr::null_mut(),
+                key.as_ptr(),
+                iv.as_ptr(),
+                way,
+            ))?;
             check(c::EVP_CIPHER_CTX_set_padding(context.pointer(), 0))?;
         }
         Ok(Self { context })

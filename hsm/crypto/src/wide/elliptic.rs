@@ -140,8 +140,7 @@ impl EcKey {
     /// signature is r ‖ s, each as long as the order (PKCS#11 3.2 §6.3.1).
     pub(crate) fn sign(&self, digest: &[u8]) -> Result<Vec<u8>, Failed> {
         // SAFETY: the key is live and private or the call fails; the object is fresh.
-        let signature =
-            unsafe { Owned::take(c::ECDSA_do_sign(digest.as_ptr(), digest.len(), self.key.pointer())) }?;
+        let signature = unsafe { Owned::take(c::ECDSA_do_sign(digest.as_ptr(), digest.len(), self.key.pointer())) }?;
         let half = self.curve.bytes();
         let mut output = vec![0; 2 * half];
         // SAFETY: both numbers belong to the live signature, and each half of the output has the length that is passed.
@@ -161,8 +160,7 @@ impl EcKey {
         unsafe {
             let signature = Owned::take(c::ECDSA_SIG_new())?;
             check(c::ECDSA_SIG_set0(signature.pointer(), r.0.release(), s.0.release()))?;
-            let status =
-                c::ECDSA_do_verify(digest.as_ptr(), digest.len(), signature.pointer(), self.key.pointer());
+            let status = c::ECDSA_do_verify(digest.as_ptr(), digest.len(), signature.pointer(), self.key.pointer());
             Ok(check(status).is_ok())
         }
     }

@@ -37,9 +37,7 @@ pub(crate) enum PublicKey<'a> {
 pub(crate) fn public_info(key: &PublicKey<'_>) -> Result<Vec<u8>, Failed> {
     let raw = |kind, bytes: &[u8]| {
         // SAFETY: the slice is live and is copied; the object is fresh.
-        unsafe {
-            Owned::take(c::EVP_PKEY_new_raw_public_key(kind, std::ptr::null_mut(), bytes.as_ptr(), bytes.len()))
-        }
+        unsafe { Owned::take(c::EVP_PKEY_new_raw_public_key(kind, std::ptr::null_mut(), bytes.as_ptr(), bytes.len())) }
     };
     let info = match key {
         PublicKey::Rsa(rsa) => write(c::EVP_marshal_public_key, rsa.key()),
@@ -55,9 +53,7 @@ pub(crate) fn private_info(key: &ParsedKey) -> Result<SecretBytes, Failed> {
     let raw = |kind, secret: &SecretBytes| {
         let bytes = secret.expose();
         // SAFETY: the slice is live and is copied; the object is fresh.
-        unsafe {
-            Owned::take(c::EVP_PKEY_new_raw_private_key(kind, std::ptr::null_mut(), bytes.as_ptr(), bytes.len()))
-        }
+        unsafe { Owned::take(c::EVP_PKEY_new_raw_private_key(kind, std::ptr::null_mut(), bytes.as_ptr(), bytes.len())) }
     };
     match key {
         ParsedKey::Rsa(rsa) => write(c::EVP_marshal_private_key, rsa.key()),

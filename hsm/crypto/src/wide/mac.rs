@@ -18,13 +18,7 @@ impl Hmac {
         let context = unsafe { Owned::take(c::HMAC_CTX_new()) }?;
         // SAFETY: the key slice is live (never null in Rust, so an empty one is an empty key and not "keep the key").
         check(unsafe {
-            c::HMAC_Init_ex(
-                context.pointer(),
-                key.as_ptr().cast(),
-                key.len(),
-                hash.descriptor(),
-                std::ptr::null_mut(),
-            )
+            c::HMAC_Init_ex(context.pointer(), key.as_ptr().cast(), key.len(), hash.descriptor(), std::ptr::null_mut())
         })?;
         Ok(Self { context })
     }

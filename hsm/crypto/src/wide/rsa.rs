@@ -91,7 +91,8 @@ impl Rsa {
 
     fn from_parts(n: &Big, e: &Big, d: &Big, factors: &Factors) -> Result<Self, Failed> {
         let Factors { p, q, dp, dq, qi } = factors;
-        let make = if e.bits() <= USUAL_EXPONENT_BITS { c::RSA_new_private_key } else { c::RSA_new_private_key_large_e };
+        let make =
+            if e.bits() <= USUAL_EXPONENT_BITS { c::RSA_new_private_key } else { c::RSA_new_private_key_large_e };
         // SAFETY: all numbers are live and are copied; the object is fresh. The constructor checks that they fit.
         let rsa = unsafe {
             Owned::take(make(
