@@ -87,7 +87,10 @@ impl Cluster {
                 activation_password: activation_password.to_vec(),
                 password: password.to_vec(),
             })
-        })
+        })?;
+        // It said "not activated".
+        self.pool().known().hello = None;
+        Ok(())
     }
 
     /// The members of the cluster and its figures.

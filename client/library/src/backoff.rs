@@ -6,7 +6,7 @@ use std::time::Duration;
 const FIRST: Duration = Duration::from_millis(10);
 
 /// Longest wait: a restarted HSM is found within it.
-const LONGEST: Duration = Duration::from_millis(640);
+const LONGEST: Duration = Duration::from_millis(320);
 
 /// The wait after so many failures in a row: exponential, with half of it random (against herds).
 pub(crate) fn wait_after(failures: u32) -> Duration {

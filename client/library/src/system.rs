@@ -3,7 +3,9 @@
 #![expect(unsafe_code, reason = "the foreign function interface to libc; each call says why it is sound")]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -168,21 +170,71 @@ pub(crate) fn wait_for(socket: RawFd, wanted: Readiness, patience: Duration) -> 
     }
 }
 
+/// Connects to a Unix socket within `patience`: std's own waits without end when the listener's queue is full.
+pub(crate) fn connect_unix(path: &Path, patience: Duration) -> io::Result<OwnedFd> {
+    // SAFETY: sockaddr_un is plain numbers, for which zero is a value.
+    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    let bytes = path.as_os_str().as_bytes();
+    // One byte is left for the zero at the end.
+    if bytes.len() >= address.sun_path.len() || bytes.contains(&0) {
+        let reason = format!("the path of a Unix socket has at most {} bytes", address.sun_path.len() - 1);
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+    }
+    address.sun_family = libc::sa_family_t::try_from(libc::AF_UNIX).map_err(io::Error::other)?;
+    for (place, &byte) in address.sun_path.iter_mut().zip(bytes) {
+        *place = libc::c_char::from_ne_bytes([byte]);
+    }
+    // SAFETY: takes numbers; the result is checked.
+    let descriptor = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a descriptor that was just made and that nobody else owns.
+    let socket = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    // On a Unix socket the time-out for sending also bounds connect (socket(7), unix(7)).
+    let time = libc::timeval {
+        tv_sec: libc::time_t::try_from(patience.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_usec: libc::suseconds_t::from(i32::try_from(patience.subsec_micros()).unwrap_or(0).max(1)),
+    };
+    set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_SNDTIMEO, &time)?;
+    let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_un>()).map_err(io::Error::other)?;
+    // SAFETY: the address lives during the call, and `length` is its size.
+    let result = unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), length) };
+    if result == 0 {
+        return Ok(socket);
+    }
+    let error = io::Error::last_os_error();
+    match error.kind() {
+        io::ErrorKind::WouldBlock => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time")),
+        _ => Err(error),
+    }
+}
+
 /// Has the kernel notice a peer that went away without a word: probes when idle, and a bound on unacknowledged data.
 pub(crate) fn watch_peer(socket: BorrowedFd<'_>, patience: Duration) -> io::Result<()> {
     let seconds = libc::c_int::try_from(patience.as_secs().max(1)).unwrap_or(libc::c_int::MAX);
     let milliseconds = libc::c_int::try_from(patience.as_millis().max(1)).unwrap_or(libc::c_int::MAX);
-    set_option(socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
-    set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, seconds)?;
-    set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, 1)?;
-    set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 3)?;
-    set_option(socket, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, milliseconds)
+    set_option(socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE, &1)?;
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, &seconds)?;
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, &1)?;
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, &3)?;
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, &milliseconds)
 }
 
-fn set_option(socket: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
-    let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).map_err(io::Error::other)?;
-    // SAFETY: the option's value is one int that lives during the call, and `length` is its size.
-    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) };
+/// What the value of a socket option may be here.
+trait OptionValue {}
+impl OptionValue for libc::c_int {}
+impl OptionValue for libc::timeval {}
+
+fn set_option<V: OptionValue>(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: &V,
+) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of::<V>()).map_err(io::Error::other)?;
+    // SAFETY: the value is a plain C structure that lives during the call, and `length` is its size.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), length) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -198,7 +250,6 @@ pub(crate) fn inode(descriptor: RawFd) -> Option<u64> {
 /// Closes a descriptor of this process's copy of the table that no Rust value of this process will use again: only for a
 /// forked child, whose parent's values are leaked.
 pub(crate) fn close_inherited(descriptor: RawFd) {
-    use std::os::fd::FromRawFd;
     // SAFETY: the caller has checked by its identity that the number still means the inherited socket, and the value
     // that owned it is leaked, so this is its only owner.
     drop(unsafe { OwnedFd::from_raw_fd(descriptor) });

@@ -108,6 +108,33 @@ fn one_that_says_nothing_at_all_is_unreachable() {
 }
 
 #[test]
+fn one_whose_queue_of_connections_is_full_costs_the_deadline_and_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let listener = UnixListener::bind(&path).unwrap();
+    let (full, is_full) = std::sync::mpsc::channel();
+    let crowd_path = path.clone();
+    std::thread::spawn(move || {
+        // The last one waits in connect until the listener goes.
+        let mut crowd = Vec::new();
+        while let Ok(socket) = std::os::unix::net::UnixStream::connect(&crowd_path) {
+            crowd.push(socket);
+            full.send(()).unwrap();
+        }
+    });
+    while is_full.recv_timeout(Duration::from_millis(300)).is_ok() {}
+    let mut configuration = ClusterConfiguration::new("full");
+    configuration.unix_socket = Some(path);
+    configuration.call_timeout = Duration::from_millis(500);
+    configuration.connect_timeout = Duration::from_millis(200);
+    let begin = Instant::now();
+    let error = Cluster::new(configuration).call(None, &|_| echo(b"x")).err().unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    assert!(matches!(error, CallError::Unreachable { .. }), "{error}");
+    drop(listener);
+}
+
+#[test]
 fn random_bytes_never_panic_and_never_hang() {
     for seed in 0..60u64 {
         let folder = tempfile::tempdir().unwrap();

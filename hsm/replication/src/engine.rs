@@ -93,6 +93,7 @@ impl Engine {
             applied,
             hash,
             last_entry: metrics.last_log_index.unwrap_or(0),
+            purged_entry: metrics.purged.map(|purged| purged.index),
             queued: self.shared.proposals.queued(),
             flushes: self.shared.store.flushes(),
             flushed_commands: self.shared.proposals.commands(),
@@ -137,13 +138,19 @@ impl Engine {
         self.shared.proposals.fail_all(ErrorCode::NotReady);
         let store = &self.shared.store;
         wait_for_disk(|| {
-            if !self.faults.is_raised() && !store.is_closed() {
-                if let Err(fault) = store.commit(&Work { durable: true, ..Work::default() }) {
-                    tracing::warn!(%fault, "the last state was not written; the log has it");
-                }
+            let whole = !self.faults.is_raised() && !store.is_closed();
+            let written = whole.then(|| store.commit(&Work { durable: true, ..Work::default() }));
+            if let Some(Err(fault)) = written {
+                tracing::warn!(%fault, "the last state was not written; the log has it");
             }
             store.close();
         });
+    }
+
+    /// Closes the store as it is.
+    pub(crate) fn let_go(&self) {
+        self.shared.proposals.fail_all(ErrorCode::NotReady);
+        self.shared.store.close();
     }
 
     async fn start(settings: Settings, key: StorageKey, new_node: Option<NodeId>) -> Result<Self, OpenFault> {

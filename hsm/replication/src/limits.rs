@@ -64,6 +64,6 @@ pub const FREE_BYTES: u64 = 4 * 1024 * 1024;
 /// Audit records in one answer.
 pub const AUDIT_PAGE: usize = 4096;
 
-const _: () = assert!(FREE_BYTES as usize >= 8 * ENTRY_BYTES);
+const _: () = assert!(FREE_BYTES >= 8 * ENTRY_BYTES as u64);
 const _: () = assert!(QUEUE_BYTES >= 8 * ENTRY_BYTES);
 const _: () = assert!(HEARTBEAT.as_millis() * 2 < ELECTION_MINIMUM.as_millis());

@@ -71,6 +71,8 @@ pub struct Status {
     pub hash: [u8; 48],
     /// Last entry of the log (entries hold batches of commands).
     pub last_entry: u64,
+    /// Entries up to this one are no more in the log: the stored state holds what they did.
+    pub purged_entry: Option<u64>,
     /// Commands that wait for an entry.
     pub queued: usize,
     /// Entries flushed to disk since the start.
@@ -179,11 +181,10 @@ impl Node {
     /// Stops taking commands, waits for those under way, writes what is in memory and closes the store. Blocks. Calling
     /// it twice is harmless.
     pub fn stop(&self) {
-        let Some(own) = self.thread.lock().take() else { return };
-        // A thread that has ended by itself needs no word.
-        own.stop.send(()).ok();
-        if own.thread.join().is_err() {
-            tracing::error!("the replication thread panicked; the log is durable all the same");
+        if let Some(own) = self.thread.lock().take() {
+            // A thread that has ended by itself needs no word.
+            own.stop.send(()).ok();
+            join(own.thread);
         }
     }
 
@@ -228,6 +229,22 @@ impl Node {
     }
 }
 
+impl Drop for Node {
+    /// Lets go of the store, so that it can be opened again at once.
+    fn drop(&mut self) {
+        if let Some(OwnThread { stop, thread }) = self.thread.get_mut().take() {
+            drop(stop);
+            join(thread);
+        }
+    }
+}
+
+fn join(thread: JoinHandle<()>) {
+    if thread.join().is_err() {
+        tracing::error!("the replication thread panicked; the log is durable all the same");
+    }
+}
+
 /// Starts an engine, tells of it, and runs it until it shall stop or nobody is left who could say so.
 fn run_on_this_thread(
     start: impl Future<Output = Result<Engine, OpenFault>>,
@@ -240,6 +257,8 @@ fn run_on_this_thread(
         let engine = Arc::new(start.await?);
         if tell(Ok(engine.clone())) && stopped.await.is_ok() {
             engine.stop().await;
+        } else {
+            engine.let_go();
         }
         Ok(())
     })

@@ -16,7 +16,7 @@ fn main() {
     let folder = std::env::args().nth(1).unwrap_or_else(|| "target".to_owned());
     let folder = tempfile::tempdir_in(folder).expect("a folder");
     let settings = Settings::at(folder.path().join("store.redb"));
-    let node = Arc::new(Node::form(settings, world::storage_key(), world::form()).expect("a formed node"));
+    let node = Arc::new(Node::form(settings, world::storage_key(1), world::form()).expect("a formed node"));
     let counts =
         std::env::args().nth(2).map_or(vec![1, 2, 4, 8, 16, 32], |count| vec![count.parse().expect("a number")]);
     for threads in counts {
@@ -65,7 +65,7 @@ fn origin() -> Origin {
 
 fn attempt(thread: usize, number: usize) -> Action {
     let mut id = [0; 16];
-    id[0] = thread as u8;
+    id[..8].copy_from_slice(&(thread as u64).to_be_bytes());
     id[8..].copy_from_slice(&(number as u64).to_be_bytes());
     let name = UserName::new(&format!("user{thread}")).expect("a name");
     Action::ReserveAttempt { attempt: AttemptId(id), name, role: Role::CryptoUser }

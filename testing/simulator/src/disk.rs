@@ -38,14 +38,14 @@ struct State {
 }
 
 /// Everything that was done to a disk.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq)]
 pub struct Recording {
     operations: Vec<Operation>,
     /// How many operations were done when the mark was written, and what it was then.
     marks: Vec<(usize, [u8; MARK_BYTES])>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 enum Operation {
     Write(u64, Vec<u8>),
     SetLength(u64),
@@ -297,10 +297,15 @@ impl StorageBackend for Opened {
 
 fn apply(content: &mut Vec<u8>, operation: &Operation) {
     match operation {
-        Operation::Write(offset, data) => write_at(content, *offset as usize, data),
-        Operation::SetLength(length) => content.resize(*length as usize, 0),
+        Operation::Write(offset, data) => write_at(content, place(*offset), data),
+        Operation::SetLength(length) => content.resize(place(*length), 0),
         Operation::Sync => {}
     }
+}
+
+/// A position on the disk as one in memory.
+fn place(offset: u64) -> usize {
+    usize::try_from(offset).expect("a simulated disk fits into memory")
 }
 
 fn write_at(content: &mut Vec<u8>, offset: usize, data: &[u8]) {
@@ -336,7 +341,7 @@ impl Recording {
     fn mark_at(&self, position: usize, crash: Crash, random: &Random) -> [u8; MARK_BYTES] {
         let before = self.marks.partition_point(|(at, _)| *at <= position);
         // The mark is never synced: after a power failure any earlier one may be found.
-        let lost = if crash == Crash::Kill || before == 0 { 0 } else { random.below(before.min(5) as u64) as usize };
+        let lost = if crash == Crash::Kill || before == 0 { 0 } else { random.place_below(before.min(5)) };
         self.marks[..before - lost].last().map_or([0; MARK_BYTES], |(_, mark)| *mark)
     }
 }
@@ -357,16 +362,31 @@ impl Crashes<'_> {
     }
 }
 
+impl Crashes<'_> {
+    /// The disk after a power failure at `position`, when it had told of `lies` syncs, the last ones, that it never did.
+    /// `None` when there were not as many. The mark beside the store was on another, honest disk.
+    pub fn of_liar(&self, position: usize, lies: usize) -> Option<SimDisk> {
+        let operations = &self.recording.operations[..position];
+        let syncs = operations.iter().enumerate().filter(|(_, operation)| matches!(operation, Operation::Sync));
+        let (kept, _) = syncs.rev().nth(lies)?;
+        let mut content = Vec::new();
+        operations[..kept].iter().for_each(|operation| apply(&mut content, operation));
+        let marks = self.recording.marks.partition_point(|(at, _)| *at <= position);
+        let (_, mark) = self.recording.marks[..marks].last()?;
+        Some(SimDisk::holding(content, *mark))
+    }
+}
+
 fn leave(content: &mut Vec<u8>, operations: &[Operation], crash: Crash, random: &Random) {
     match crash {
         Crash::Nothing => {}
         Crash::Kill => operations.iter().for_each(|operation| apply(content, operation)),
         Crash::Torn => {
-            let whole = random.below(operations.len() as u64 + 1) as usize;
+            let whole = random.place_below(operations.len() + 1);
             operations[..whole].iter().for_each(|operation| apply(content, operation));
             if let Some(Operation::Write(offset, data)) = operations.get(whole) {
-                let sectors = random.below(data.len().div_ceil(SECTOR) as u64 + 1) as usize;
-                write_at(content, *offset as usize, &data[..(sectors * SECTOR).min(data.len())]);
+                let sectors = random.place_below(data.len().div_ceil(SECTOR) + 1);
+                write_at(content, place(*offset), &data[..(sectors * SECTOR).min(data.len())]);
             }
         }
         Crash::Scattered => {
@@ -375,7 +395,7 @@ fn leave(content: &mut Vec<u8>, operations: &[Operation], crash: Crash, random: 
                     Operation::Write(offset, data) => {
                         for (number, sector) in data.chunks(SECTOR).enumerate() {
                             if random.once_in(2) {
-                                write_at(content, *offset as usize + number * SECTOR, sector);
+                                write_at(content, place(*offset) + number * SECTOR, sector);
                             }
                         }
                     }

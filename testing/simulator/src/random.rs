@@ -40,6 +40,14 @@ impl Random {
         self.next() % end
     }
 
+    /// A place below `end`, which is not 0.
+    ///
+    /// # Panics
+    /// Never: the number is below a `usize`.
+    pub fn place_below(&self, end: usize) -> usize {
+        usize::try_from(self.below(end as u64)).expect("a number below a usize")
+    }
+
     /// True once in `times`.
     pub fn once_in(&self, times: u64) -> bool {
         self.below(times) == 0
@@ -48,7 +56,7 @@ impl Random {
     /// Random octets.
     pub fn octets<const N: usize>(&self) -> [u8; N] {
         let mut octets = [0; N];
-        octets.iter_mut().for_each(|octet| *octet = (self.next() >> 56) as u8);
+        octets.iter_mut().for_each(|octet| *octet = self.next().to_be_bytes()[0]);
         octets
     }
 }

@@ -272,8 +272,8 @@ impl Client {
     }
 
     fn pick(&self) -> Option<ObjectHandle> {
-        let count = self.keys.len() as u64;
-        (count > 0).then(|| self.keys[self.bench.random.below(count) as usize])
+        let count = self.keys.len();
+        (count > 0).then(|| self.keys[self.bench.random.place_below(count)])
     }
 }
 

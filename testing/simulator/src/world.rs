@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hsm_core::command::{CeremonyCertificates, Form, Verifier};
 use hsm_core::{ClusterId, Epoch, Incarnation};
-use hsm_crypto::{MasterKey, Module, StorageKey};
+use hsm_crypto::{MasterKey, Module, NoiseSource, SelfTestFailure, StorageKey};
 use hsm_protocol::Lifecycle;
 use hsm_replication::disk::Disk;
 use hsm_replication::network::NoPeers;
@@ -89,7 +89,7 @@ impl World {
     /// # Panics
     /// When the cryptographic module does not start.
     pub fn new(seed: u64) -> Self {
-        Self::with(SimDisk::new(), Arc::new(Random::new(seed)), storage_key())
+        Self::with(SimDisk::new(), Arc::new(Random::new(seed)), storage_key(seed))
     }
 
     /// A machine with this disk and the key that belongs to it.
@@ -138,14 +138,23 @@ impl World {
     }
 }
 
-/// A storage key of its own.
+/// A storage key, and all its nonces, from a seed: the same seed writes the same octets.
 ///
 /// # Panics
 /// When the cryptographic module does not start.
-pub fn storage_key() -> StorageKey {
-    let module = Module::start().expect("the module's tests pass");
+pub fn storage_key(seed: u64) -> StorageKey {
+    let module = Module::start_on(Box::new(SeededNoise(Random::new(seed)))).expect("the module's tests pass");
     let master = MasterKey::generate(&module, Epoch(1)).expect("randomness");
     master.storage_key(&module).expect("a derived key")
+}
+
+struct SeededNoise(Random);
+
+impl NoiseSource for SeededNoise {
+    fn fill(&mut self, output: &mut [u8]) -> Result<(), SelfTestFailure> {
+        output.chunks_mut(8).for_each(|chunk| chunk.copy_from_slice(&self.0.octets::<8>()[..chunk.len()]));
+        Ok(())
+    }
 }
 
 /// What a simulated cluster begins with.

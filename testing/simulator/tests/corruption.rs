@@ -85,10 +85,10 @@ fn flip_many(killed: bool, default_seed: u64, times: usize) {
         simulate(seed, async {
             let (world, truth) = make(seed, killed).await;
             assert!(flip_and_read(&world, &truth, &[]).await, "the store is whole before anything is altered");
-            let length = world.disk.content().0.len() as u64;
+            let length = world.disk.content().0.len();
             let mut refused = 0;
             for _ in 0..times {
-                let place = world.random.below(length) as usize;
+                let place = world.random.place_below(length);
                 let bits = 1 << world.random.below(8);
                 refused += usize::from(!flip_and_read(&world, &truth, &[(place, bits)]).await);
             }

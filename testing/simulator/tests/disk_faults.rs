@@ -9,7 +9,7 @@ use simulator::workload::{self, Bench, Client, no_session};
 use simulator::world::{World, simulate};
 
 fn attempt(random: &Random) -> hsm_core::Action {
-    let name = hsm_protocol::UserName::new("nobody").unwrap();
+    let name = hsm_protocol::UserName::new("nobody").expect("a name");
     hsm_core::Action::ReserveAttempt {
         attempt: hsm_core::ids::AttemptId(random.octets()),
         name,
@@ -145,7 +145,7 @@ fn a_disk_that_fills_up_in_the_middle_of_a_write_stops_the_node_and_a_restart_wi
 fn a_second_process_on_the_same_store_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.redb");
-    let key = simulator::world::storage_key();
+    let key = simulator::world::storage_key(1);
     let settings = || hsm_replication::Settings::at(&path);
     let node = hsm_replication::Node::form(settings(), key.clone(), simulator::world::form()).unwrap();
     let second = hsm_replication::Node::open(settings(), key.clone());
@@ -163,7 +163,7 @@ fn a_second_process_on_the_same_store_is_refused_by_name() {
     assert_eq!(mode & 0o777, 0o600);
     let again = hsm_replication::Node::form(settings(), key, simulator::world::form());
     assert!(matches!(again.err(), Some(OpenFault::AlreadyFormed(_))));
-    let other = hsm_replication::Node::open(settings(), simulator::world::storage_key());
+    let other = hsm_replication::Node::open(settings(), simulator::world::storage_key(2));
     assert!(matches!(other.err(), Some(OpenFault::OtherKey)));
 }
 
@@ -171,7 +171,7 @@ fn a_second_process_on_the_same_store_is_refused_by_name() {
 fn an_older_copy_of_the_store_is_refused_by_the_mark() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.redb");
-    let key = simulator::world::storage_key();
+    let key = simulator::world::storage_key(1);
     let settings = || hsm_replication::Settings::at(&path);
     hsm_replication::Node::form(settings(), key.clone(), simulator::world::form()).unwrap().stop();
     let yesterday = std::fs::read(&path).unwrap();

@@ -3,7 +3,6 @@
 use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use crate::address::Address;
@@ -22,8 +21,7 @@ impl Socket {
     /// Connects within `patience`. A name with several addresses is tried address by address.
     pub(crate) fn connect(address: &Address, patience: Duration) -> io::Result<Self> {
         let descriptor = match address {
-            // Connecting a Unix socket waits only while the HSM's queue of new connections is full.
-            Address::Unix(path) => OwnedFd::from(UnixStream::connect(path)?),
+            Address::Unix(path) => system::connect_unix(path, patience)?,
             Address::Tcp { host, port } => {
                 let stream = connect_tcp(host, *port, patience)?;
                 stream.set_nodelay(true)?;

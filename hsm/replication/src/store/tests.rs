@@ -114,8 +114,11 @@ fn the_store_keeps_every_promise_that_openraft_tests() {
     Suite::test_all(NewStores).unwrap();
 }
 
+/// Something done to the rows behind the store's back.
+type Tamper<'a> = &'a dyn Fn(&mut Table<'_, &[u8], &[u8]>);
+
 fn changes(users: std::ops::Range<u64>, last: u64) -> Changes {
-    let row = |user: u64| (state_key(&Row::Payload(ObjectHandle(user))), Some(vec![user as u8; 40]));
+    let row = |user: u64| (state_key(&Row::Payload(ObjectHandle(user))), Some(vec![user.to_le_bytes()[0]; 40]));
     let log_id = blank_ent::<Types>(1, 7, last).log_id;
     let progress = Progress { last: Some(log_id), index: hsm_core::Index(last), ..Progress::default() };
     Changes { rows: users.map(row).collect(), audit: Vec::new(), progress: Some(progress) }
@@ -146,7 +149,7 @@ fn a_row_that_was_removed_or_put_back_is_missed() {
     store.pend(changes(1..4, 4));
     store.commit(&Work { durable: true, ..Work::default() }).unwrap();
     let place = state_key(&Row::Payload(ObjectHandle(2)));
-    let tamper = |change: &dyn Fn(&mut Table<'_, &[u8], &[u8]>)| {
+    let tamper = |change: Tamper<'_>| {
         store
             .with_database(|database| {
                 let transaction = database.begin_write()?;
