@@ -277,7 +277,8 @@ impl Pool {
                     return Ok(connection);
                 }
                 Err(lost) => {
-                    tracing::warn!(cluster = %self.configuration.label, %address, reason = %lost, "cannot connect");
+                    // The error of the call that gives up is the warning; until then there is another attempt.
+                    tracing::info!(cluster = %self.configuration.label, %address, reason = %lost, "cannot connect");
                     attempts.push(Attempt { address: address.to_string(), reason: lost.to_string() });
                     finals.extend(final_error(address, lost));
                 }

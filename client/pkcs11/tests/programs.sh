@@ -19,4 +19,6 @@ run() {
 run load online
 run fork
 run hostile
+run threads
+run soak
 exit $result
