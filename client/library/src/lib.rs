@@ -5,9 +5,9 @@
 //! [`StreamCall`]. It never sees a private key. It must not decide what a request means: `hsm-pkcs11`, `kagimori` and
 //! the KMS service make the messages of `hsm-protocol`; this crate carries them.
 //!
-//! The way of a call: [`Cluster::call`] or [`Cluster::change`] ([`cluster`]) gives it a deadline and repeats it where
-//! that is safe; the pool ([`pool`]) finds or opens a connection and attaches the [`Login`] to it; the connection
-//! ([`connection`]) shares one socket between all threads of the process.
+//! The way of a call: [`Cluster::call`] or [`Cluster::change`] (`cluster`) gives it a deadline and repeats it where
+//! that is safe; the pool (`pool`) finds or opens a connection and attaches the [`Login`] to it; the connection
+//! (`connection`) shares one socket between all threads of the process.
 
 mod address;
 mod administration;

@@ -1,7 +1,7 @@
 //! The shell of every C entry: one way in and one way out.
 //!
 //! [`entry!`](crate::entry) makes the `extern "C"` function; the work is a function that returns an
-//! [`Outcome`](crate::return_value::Outcome). A panic ends here as `CKR_GENERAL_ERROR` with a line in the log: it never
+//! [`Outcome`]. A panic ends here as `CKR_GENERAL_ERROR` with a line in the log: it never
 //! unwinds into the application.
 
 use std::panic::AssertUnwindSafe;

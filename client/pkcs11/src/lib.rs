@@ -2,8 +2,8 @@
 //!
 //! An application loads this library and finds a slot for each cluster in `client.toml`. The way of a call: an entry
 //! ([`functions`], one file for each chapter of the standard) checks the caller's memory ([`memory`]), finds session
-//! and slot ([`application`]), and lets the operation ([`operation`]) ask the HSM through [`device`], which is
-//! `hsm-client`. Errors become `CKR_…` in [`return_value`], with a line in the [`log`].
+//! and slot ([`application`]), and lets the operation (`operation`) ask the HSM through `device`, which is
+//! `hsm-client`. Errors become `CKR_…` in [`return_value`], with a line in the `log`.
 //!
 //! It must not see a private key, decide what a key may be used for, keep a thread, or leave anything behind at
 //! `C_Finalize`. It lives in processes that fork, load and unload it, and use other cryptographic libraries: only `C_…`

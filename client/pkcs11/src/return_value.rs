@@ -1,7 +1,7 @@
 //! `CKR_…`: what a function returns, and which one each error of the HSM becomes.
 //!
 //! One table, [`ReturnValue::from_code`], in which every [`ErrorCode`] stands by name. The detail that a number cannot
-//! carry goes to the log at the same moment ([`crate::log`]).
+//! carry goes to the log at the same moment (`crate::log`).
 
 use cryptoki_sys::*;
 use hsm_client::CallError;

@@ -1,6 +1,6 @@
 //! A disk that remembers every operation, so that what a crash would leave can be made for any moment.
 //!
-//! The recording runs once. [`Recording::after_crash`] then gives the store as it would be found had the machine stopped
+//! The recording runs once. The recording then gives the store as it would be found had the machine stopped
 //! after operation `k`: what was synced is there; what was not is lost, there, torn at 512 octets, or there in random
 //! sectors out of order. An operation that failed was not done.
 
