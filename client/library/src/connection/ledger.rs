@@ -84,8 +84,8 @@ pub(crate) struct Ledger {
 
 /// What a thread with a call in flight must do next.
 pub(crate) enum Duty {
-    /// Write the queue, then look again. `crowd` = other calls are in flight as well.
-    Write { crowd: bool },
+    /// Write the queue, then look again. `crowd` = calls in flight, this one included.
+    Write { crowd: usize },
     /// Read for all, then look again.
     Read,
     /// Another thread reads: wait to be told.
@@ -160,7 +160,7 @@ impl Ledger {
         if let Some(reply) = self.entries[slot].reply.take() {
             if self.writer == Some(slot) && self.lost.is_none() {
                 self.entries[slot].reply = Some(reply);
-                return Duty::Write { crowd: self.waiting.len() > 1 };
+                return Duty::Write { crowd: self.waiting.len() };
             }
             self.release(slot);
             return Duty::Answered(reply);
@@ -173,7 +173,7 @@ impl Ledger {
         let may_write = self.writer.is_none() && (self.unsent || !self.queue.is_empty());
         if may_write || self.writer == Some(slot) {
             self.writer = Some(slot);
-            return Duty::Write { crowd: self.waiting.len() > 1 };
+            return Duty::Write { crowd: self.waiting.len() };
         }
         if self.reader.is_none() {
             self.reader = Some(slot);
@@ -410,7 +410,7 @@ mod tests {
     fn an_answered_writer_discharges_its_role_before_it_leaves() {
         let (mut ledger, words, mut sleepers) = (Ledger::new(), words(), Sleepers::new());
         let (slot, id) = enter(&mut ledger, &words);
-        assert!(matches!(ledger.next_duty(slot), Duty::Write { crowd: false }));
+        assert!(matches!(ledger.next_duty(slot), Duty::Write { crowd: 1 }));
         ledger.take_queue(&mut Vec::new());
         ledger.answer(id, vec![3], &words, &mut sleepers);
         assert!(matches!(ledger.next_duty(slot), Duty::Write { .. }));
