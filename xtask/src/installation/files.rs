@@ -156,8 +156,24 @@ impl Installation {
         self.give_client_files()
     }
 
+    /// The group that may read the clients' files: the one that is wished for, else the one of last time.
+    fn client_group(&self) -> Result<Option<String>> {
+        let path = self.hsm().join("client-group");
+        match &self.wishes.client_group {
+            Some(group) => {
+                write_private(&path, group)?;
+                Ok(Some(group.clone()))
+            }
+            None if path.is_file() => {
+                Ok(Some(std::fs::read_to_string(&path).context("the client group cannot be read")?))
+            }
+            None => Ok(None),
+        }
+    }
+
     fn give_client_files(&self) -> Result<()> {
-        let readers = self.wishes.client_group.as_deref().map_or(Readers::Owner, Readers::Group);
+        let group = self.client_group()?;
+        let readers = group.as_deref().map_or(Readers::Owner, Readers::Group);
         let entries = std::fs::read_dir(self.client()).context("the clients' folder cannot be read")?;
         for entry in entries {
             readers.give(&entry?.path())?;

@@ -131,7 +131,8 @@ fn contains(content: &[u8], secret: &[u8]) -> bool {
 
 /// Sends the signal that makes a core where cores are allowed, and looks for one.
 fn abort(hsm: &mut Disposable, process: u32) -> Result<()> {
-    capture(Command::new("kill").args(["-ABRT", &process.to_string()]))?;
+    // The shell's own word, because a bare Debian has no program of that name.
+    capture(Command::new("sh").args(["-c", &format!("kill -ABRT {process}")]))?;
     hsm.wait_for_end()?;
     let folder = hsm.installation().hsm();
     for entry in std::fs::read_dir(&folder).context("the HSM's folder cannot be read")? {
