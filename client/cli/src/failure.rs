@@ -97,6 +97,11 @@ impl From<CallError> for Failure {
 }
 
 fn party(code: ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::LoginRefused => return "the credentials, or an admin who locked or disabled the user",
+        ErrorCode::UserLocked | ErrorCode::UserDisabled => return "whoever locked or disabled the user",
+        _ => {}
+    }
     match code.party() {
         Party::Refusal => "nobody: a rule of the cluster says no",
         Party::Misuse => "the request as it stands",

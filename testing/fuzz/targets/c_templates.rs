@@ -29,6 +29,7 @@ mod return_value {
 
 use cryptoki_sys::{CK_ATTRIBUTE, CK_ULONG};
 use hsm_protocol::AttributeKind;
+use hsm_protocol::attribute::Shape;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -67,7 +68,9 @@ fn take_items(mut bytes: &[u8], buffers: &mut Vec<Vec<u8>>, items: &mut Vec<CK_A
         let (value, after) = rest.split_at(length);
         let known = AttributeKind::ALL[usize::from(*kind) % AttributeKind::ALL.len()];
         let type_ = if how & 1 == 0 { known as u64 } else { u64::from(*kind) << (how >> 3) };
-        let buffer = if how & 4 != 0 { nested(value, buffers) } else { value.to_vec() };
+        // PKCS#11 promises that what the number calls an array of attributes is one; only its content may be hostile.
+        let is_template = how & 1 == 0 && known.shape() == Shape::Template;
+        let buffer = if is_template || how & 4 != 0 { nested(value, buffers) } else { value.to_vec() };
         buffers.push(buffer);
         let Some(buffer) = buffers.last_mut() else { return };
         let pointer = if how & 2 != 0 { std::ptr::null_mut() } else { buffer.as_mut_ptr().cast() };
