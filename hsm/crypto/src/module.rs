@@ -19,7 +19,7 @@ impl Module {
     /// The test that failed: the process must not go on.
     pub fn start() -> Result<Arc<Self>, SelfTestFailure> {
         known_answers()?;
-        Ok(Arc::new(Self { pool: Pool::new(Box::new(SystemNoise::new()))? }))
+        Ok(Arc::new(Self { pool: Pool::new(Box::new(SystemNoise))? }))
     }
 
     /// [`Module::start`] on another source of noise, such as a simulation's seed. What the module draws follows from the

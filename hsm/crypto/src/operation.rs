@@ -5,7 +5,7 @@ use hsm_core::permit::{
 };
 use hsm_core::request::Draft;
 use hsm_core::{Object, Permit};
-use hsm_protocol::{Mechanism, ObjectClass};
+use hsm_protocol::{AttributeKind, Mechanism, ObjectClass};
 use zeroize::Zeroizing;
 
 use crate::fault::CryptoFault;
@@ -195,9 +195,18 @@ pub fn derive(
     let second = second.map(|(permit, key)| checked(module, permit, key, mechanism).map(|_| key)).transpose()?;
     let octets = family(mechanism.kind)?.derive(&call, second, length)?;
     if draft.class() == ObjectClass::PrivateKey {
-        return Err(CryptoFault::AttributeValue(hsm_protocol::AttributeKind::Class));
+        return Err(CryptoFault::AttributeValue(AttributeKind::Class));
     }
-    from_octets(draft.into(), octets)
+    from_octets(draft.into(), octets).map_err(|fault| match fault {
+        // The mechanism gave as much as it gives, and no key of that type has this length.
+        CryptoFault::AttributeValue(AttributeKind::Value) if length.is_none() => {
+            CryptoFault::AttributeMissing(AttributeKind::ValueLen)
+        }
+        CryptoFault::AttributeValue(_) | CryptoFault::KeyMaterial => {
+            CryptoFault::AttributeValue(AttributeKind::ValueLen)
+        }
+        other => other,
+    })
 }
 
 /// The octets of a secret key as input of a digest (`C_DigestKey`).

@@ -1,6 +1,7 @@
 //! The node: what the server has in its hand.
 
 use std::ops::Deref;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -33,6 +34,9 @@ struct OwnThread {
     stop: oneshot::Sender<()>,
     thread: JoinHandle<()>,
 }
+
+/// Something that will be known later. In a box, so that what is in it is compiled here and not in every crate that waits.
+pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// The state as of the last applied command. Commands wait while it is held: look and let go.
 pub struct Reading<'node>(RwLockReadGuard<'node, Hsm>);
@@ -105,16 +109,16 @@ impl Node {
     ///
     /// # Errors
     /// As [`Node::form`].
-    pub async fn form_here(settings: Settings, key: StorageKey, form: Form) -> Result<Self, OpenFault> {
-        Ok(Self::around(Engine::form(settings, key, form).await?))
+    pub fn form_here(settings: Settings, key: StorageKey, form: Form) -> Later<'static, Result<Self, OpenFault>> {
+        Box::pin(async move { Ok(Self::around(Engine::form(settings, key, form).await?)) })
     }
 
     /// [`Node::open`] on the runtime that the caller runs in: for simulation.
     ///
     /// # Errors
     /// As [`Node::open`].
-    pub async fn open_here(settings: Settings, key: StorageKey) -> Result<Self, OpenFault> {
-        Ok(Self::around(Engine::open(settings, key).await?))
+    pub fn open_here(settings: Settings, key: StorageKey) -> Later<'static, Result<Self, OpenFault>> {
+        Box::pin(async move { Ok(Self::around(Engine::open(settings, key).await?)) })
     }
 
     /// Proposes a command. Cheap, never blocks on the disk. `done` is called exactly once: at once with
@@ -189,16 +193,16 @@ impl Node {
     }
 
     /// [`Node::stop`] on the runtime that the caller runs in: for simulation.
-    pub async fn stop_here(&self) {
-        self.engine.stop().await;
+    pub fn stop_here(&self) -> Later<'_, ()> {
+        Box::pin(self.engine.stop())
     }
 
     /// Answers a message that another member's `Network` carried here.
     ///
     /// # Errors
     /// A message that is none, or a store that failed: drop the connection.
-    pub async fn answer(&self, message: &[u8]) -> Result<Vec<u8>, StorageFault> {
-        self.engine.answer(message).await
+    pub fn answer<'node>(&'node self, message: &'node [u8]) -> Later<'node, Result<Vec<u8>, StorageFault>> {
+        Box::pin(self.engine.answer(message))
     }
 
     fn shared(&self) -> &Shared {

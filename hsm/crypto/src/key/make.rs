@@ -168,6 +168,9 @@ fn pairwise(module: &Module, material: &KeyMaterial) -> Result<(), CryptoFault> 
 /// [`CryptoFault::AttributeMissing`], [`CryptoFault::AttributeValue`], [`CryptoFault::AttributeInconsistent`],
 /// [`CryptoFault::KeyMaterial`].
 pub fn import(draft: &Draft, material: &Material) -> Result<Made, CryptoFault> {
+    if draft.class() == ObjectClass::Certificate {
+        return data(draft.into(), draft.attribute(AttributeKind::Value).and_then(AttributeValue::as_octets));
+    }
     import_as(draft.into(), material.attributes())
 }
 
@@ -178,15 +181,17 @@ pub(crate) fn import_as(wanted: Wanted, material: &Template) -> Result<Made, Cry
         ObjectClass::PublicKey => {
             let key = KeyMaterial::public(wanted.key_type()?, given)?;
             check_size(&key)?;
-            Ok(Made { facts: public_facts(&key)?, payload: None })
+            let facts = as_given(public_facts(&key)?, &key, material.octets(AttributeKind::EcPoint));
+            Ok(Made { facts, payload: None })
         }
         ObjectClass::PrivateKey => {
             let key = import_private(wanted.key_type()?, material)?;
             let made = private(&key, material.octets(AttributeKind::Value))?;
             let point = material.octets(AttributeKind::EcPoint).map(|point| canonical(&key, point)).transpose()?;
             agrees(&made.facts, AttributeKind::EcPoint, point.as_deref())?;
+            let facts = as_given(made.facts.clone(), &key, material.octets(AttributeKind::EcPoint));
             agrees(&made.facts, AttributeKind::PublicKeyInfo, material.octets(AttributeKind::PublicKeyInfo))?;
-            Ok(made)
+            Ok(Made { facts, ..made })
         }
         ObjectClass::Data | ObjectClass::Certificate => data(wanted, material.octets(AttributeKind::Value)),
     }
@@ -196,9 +201,13 @@ pub(crate) fn import_as(wanted: Wanted, material: &Template) -> Result<Made, Cry
 /// key.
 pub(crate) fn from_octets(wanted: Wanted, octets: SecretBytes) -> Result<Made, CryptoFault> {
     match wanted.class {
+        ObjectClass::SecretKey if octets.is_empty() => Err(CryptoFault::KeyMaterial),
         ObjectClass::SecretKey => secret(wanted.key_type()?, octets),
         ObjectClass::PrivateKey => from_private_info(wanted, &octets),
-        ObjectClass::Data => data(wanted, Some(octets.expose())),
+        ObjectClass::Data if wanted.has_payload => data(wanted, Some(octets.expose())),
+        ObjectClass::Data => {
+            Ok(Made { facts: Facts::new().with_octets(AttributeKind::Value, octets.expose()), payload: None })
+        }
         ObjectClass::PublicKey | ObjectClass::Certificate => Err(CryptoFault::AttributeValue(AttributeKind::Class)),
     }
 }
@@ -220,11 +229,9 @@ fn from_private_info(wanted: Wanted, octets: &SecretBytes) -> Result<Made, Crypt
     private(&material, seed.as_ref().map(SecretBytes::expose))
 }
 
-/// A secret key: its payload and facts.
+/// A secret key: its payload and facts. A key of plain octets may have none: HMAC is defined for it, and only the policy
+/// says which lengths are wanted.
 fn secret(key_type: KeyType, value: SecretBytes) -> Result<Made, CryptoFault> {
-    if value.is_empty() {
-        return Err(CryptoFault::AttributeValue(AttributeKind::Value));
-    }
     let check = match key_type {
         KeyType::Aes => {
             let key = BlockKey::encrypting(value.expose());
@@ -373,6 +380,16 @@ fn check_size(material: &KeyMaterial) -> Result<(), CryptoFault> {
             Err(CryptoFault::KeySize)
         }
         _ => Ok(()),
+    }
+}
+
+/// Facts with the point in the form that the caller gave it, compressed or not: he may compare.
+fn as_given(facts: Facts, key: &KeyMaterial, point: Option<&[u8]>) -> Facts {
+    match (key, point) {
+        (KeyMaterial::Curve(key), Some(point)) if !point.is_empty() => {
+            facts.with_octets(AttributeKind::EcPoint, der_octet_string(raw_on(key.curve(), point)))
+        }
+        _ => facts,
     }
 }
 

@@ -14,6 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use drbg::CtrDrbg;
 use health::Monitor;
+use source::Jitter;
 pub use source::{NoiseSource, SystemNoise};
 use zeroize::Zeroizing;
 
@@ -41,24 +42,29 @@ pub(crate) struct Pool {
 
 struct Noise {
     source: Box<dyn NoiseSource>,
+    jitter: Option<Jitter>,
     monitor: Monitor,
     /// Set for ever once a health test failed: no seed is taken from a broken source.
     failure: Option<SelfTestFailure>,
 }
 
 impl Pool {
-    /// A pool on a source, after the start-up tests of SP 800-90B §4.3 (1,024 samples).
+    /// A pool on a source and on processor jitter, after the start-up tests of SP 800-90B §4.3 (1,024 samples).
     pub(crate) fn new(source: Box<dyn NoiseSource>) -> Result<Self, SelfTestFailure> {
-        Self::with_shards(source, SHARDS)
+        Self::with_shards(source, Some(Jitter::new()), SHARDS)
     }
 
     /// A pool with one generator: what it gives follows from the source and from the order of requests alone.
     pub(crate) fn single(source: Box<dyn NoiseSource>) -> Result<Self, SelfTestFailure> {
-        Self::with_shards(source, 1)
+        Self::with_shards(source, None, 1)
     }
 
-    fn with_shards(source: Box<dyn NoiseSource>, shards: usize) -> Result<Self, SelfTestFailure> {
-        let mut noise = Noise { source, monitor: Monitor::new(), failure: None };
+    fn with_shards(
+        source: Box<dyn NoiseSource>,
+        jitter: Option<Jitter>,
+        shards: usize,
+    ) -> Result<Self, SelfTestFailure> {
+        let mut noise = Noise { source, jitter, monitor: Monitor::new(), failure: None };
         let mut start_up = Zeroizing::new([0; health::START_UP_SAMPLES]);
         noise.take(&mut *start_up)?;
         Ok(Self { noise: Mutex::new(noise), shards: (0..shards).map(|_| Mutex::new(None)).collect() })
@@ -112,8 +118,10 @@ impl Noise {
             return Err(failure);
         }
         let taken = self.source.fill(output).and_then(|()| self.monitor.check(output));
-        if let Err(failure) = taken {
-            self.failure = Some(failure);
+        match (taken, &mut self.jitter) {
+            (Err(failure), _) => self.failure = Some(failure),
+            (Ok(()), Some(jitter)) => jitter.mix(output),
+            (Ok(()), None) => {}
         }
         taken
     }
@@ -146,7 +154,7 @@ mod tests {
 
     #[test]
     fn threads_never_see_the_same_bytes() {
-        let pool = Pool::new(Box::new(SystemNoise::new())).unwrap();
+        let pool = Pool::new(Box::new(SystemNoise)).unwrap();
         let draws: Vec<[u8; 32]> = std::thread::scope(|scope| {
             let draw = || {
                 let mut bytes = [0; 32];
@@ -187,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_request_beyond_one_call_of_the_generator_is_filled_to_its_end() {
-        let pool = Pool::new(Box::new(SystemNoise::new())).unwrap();
+        let pool = Pool::new(Box::new(SystemNoise)).unwrap();
         let mut long = vec![0; REQUEST_BYTES * 2 + 100];
         pool.fill(&mut long).unwrap();
         assert!(long[long.len() - 100..].iter().any(|&byte| byte != 0));
@@ -198,7 +206,7 @@ mod tests {
 
     impl NoiseSource for Breaking {
         fn fill(&mut self, output: &mut [u8]) -> Result<(), SelfTestFailure> {
-            SystemNoise::new().fill(output)?;
+            SystemNoise.fill(output)?;
             if self.0.load(Ordering::Relaxed) {
                 output.fill(7);
             }

@@ -1,12 +1,10 @@
-//! Noise: bytes of the kernel's generator, with the jitter of the processor mixed in.
+//! Noise: bytes of the kernel's generator, and the jitter of the processor that is mixed into them.
 //!
-//! The kernel's bytes carry the whole assumed entropy. The jitter is a second opinion that is credited with nothing: it
-//! is added by exclusive or, which cannot make the sum worse, and keeps two virtual machines apart that were restored
-//! from one snapshot.
+//! The kernel's bytes carry the whole assumed entropy, and are what the health tests look at, before anything is mixed
+//! in. The jitter is a second opinion that is credited with nothing: it is added by exclusive or, which cannot make the
+//! sum worse, and keeps two virtual machines apart that were restored from one snapshot.
 
 use std::time::Instant;
-
-use zeroize::Zeroizing;
 
 use crate::fault::SelfTestFailure;
 
@@ -19,8 +17,17 @@ pub trait NoiseSource: Send {
     fn fill(&mut self, output: &mut [u8]) -> Result<(), SelfTestFailure>;
 }
 
-/// `getrandom(2)` and processor jitter.
-pub struct SystemNoise {
+/// `getrandom(2)`.
+pub struct SystemNoise;
+
+impl NoiseSource for SystemNoise {
+    fn fill(&mut self, output: &mut [u8]) -> Result<(), SelfTestFailure> {
+        kernel(output)
+    }
+}
+
+/// The jitter of the processor: how long the same walk through memory takes, again and again.
+pub(crate) struct Jitter {
     /// Walked over between two readings of the clock, so that caches and predictors have their say.
     field: Vec<u8>,
     position: usize,
@@ -35,13 +42,20 @@ const READINGS: u32 = 8;
 /// Bytes of jitter that are mixed into one take, at most: it costs about a microsecond a byte.
 const JITTER_BYTES: usize = 64;
 
-impl SystemNoise {
-    /// A source.
-    pub fn new() -> Self {
+impl Jitter {
+    /// Nothing walked yet.
+    pub(crate) fn new() -> Self {
         Self { field: vec![1; FIELD_BYTES], position: 0 }
     }
 
-    fn jitter(&mut self) -> u8 {
+    /// Mixes jitter into noise that was tested.
+    pub(crate) fn mix(&mut self, noise: &mut [u8]) {
+        for byte in noise.iter_mut().take(JITTER_BYTES) {
+            *byte ^= self.byte();
+        }
+    }
+
+    fn byte(&mut self) -> u8 {
         let mut folded = 0_u8;
         for _ in 0..READINGS {
             let before = Instant::now();
@@ -56,25 +70,6 @@ impl SystemNoise {
             folded = folded.rotate_left(3) ^ low;
         }
         folded
-    }
-}
-
-impl Default for SystemNoise {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl NoiseSource for SystemNoise {
-    fn fill(&mut self, output: &mut [u8]) -> Result<(), SelfTestFailure> {
-        kernel(output)?;
-        let mut jitter = Zeroizing::new([0; JITTER_BYTES]);
-        let mixed = output.len().min(JITTER_BYTES);
-        for byte in &mut jitter[..mixed] {
-            *byte = self.jitter();
-        }
-        output.iter_mut().zip(jitter.iter()).for_each(|(byte, jitter)| *byte ^= jitter);
-        Ok(())
     }
 }
 
@@ -100,8 +95,8 @@ mod tests {
 
     #[test]
     fn jitter_is_not_constant() {
-        let mut source = SystemNoise::new();
-        let values: std::collections::BTreeSet<u8> = (0..256).map(|_| source.jitter()).collect();
+        let mut jitter = Jitter::new();
+        let values: std::collections::BTreeSet<u8> = (0..256).map(|_| jitter.byte()).collect();
         assert!(values.len() > 4, "only {} values", values.len());
     }
 }

@@ -159,7 +159,7 @@ fn secret_keys_have_the_lengths_of_their_type() {
     };
     for length in [0, 1, 15, 16, 17, 24, 31, 32, 33, 64] {
         assert_eq!(import(KeyType::Aes, length), [16, 24, 32].contains(&length), "{length}");
-        assert_eq!(import(KeyType::GenericSecret, length), length > 0, "{length}");
+        assert!(import(KeyType::GenericSecret, length), "{length}");
     }
     assert!(new_secret(keys::module(), KeyType::Aes, 20).is_err());
 }
