@@ -73,6 +73,11 @@ codes! {
     /// The HSM's disk is full or refuses writes; nothing was changed.
     StorageFull = 11, Unavailable;
 
+    /// This HSM hears from no majority of its cluster, and the time for which it may go on alone is over; try another HSM.
+    Isolated = 12, Unavailable;
+    /// The change would leave too few members to decide anything; bring the others back first, or recover the cluster.
+    QuorumLoss = 13, Refusal;
+
     /// Nobody is logged in on this connection, or the login has ended; log in.
     NotLoggedIn = 20, Refusal;
     /// User name or password is wrong, or the user may not log in now.
@@ -116,6 +121,14 @@ codes! {
     TrustAnchorUnknown = 44, Refusal;
     /// Client certificates cannot be required before a trust anchor is registered.
     TrustAnchorMissing = 45, Refusal;
+    /// No rule covers this HSM's admission; an admin approves it (`kagimori cluster admission approve`) or raises the rule.
+    AdmissionRefused = 46, Refusal;
+    /// The cluster has as many HSMs as its admission rule allows (28 at most).
+    MemberLimit = 47, Refusal;
+    /// No member of the cluster has that name.
+    MemberUnknown = 48, Refusal;
+    /// This is the last HSM of the cluster; delete the cluster instead.
+    LastMember = 49, Refusal;
 
     /// There is no such object, or this login may not see it.
     ObjectUnknown = 50, Refusal;

@@ -61,7 +61,7 @@ impl ReturnValue {
     pub fn from_code(code: ErrorCode, about: About) -> Self {
         use ErrorCode as E;
         Self(match code {
-            E::Malformed | E::Broken | E::NotReady | E::CryptoFailed => CKR_DEVICE_ERROR,
+            E::Malformed | E::Broken | E::NotReady | E::Isolated | E::CryptoFailed => CKR_DEVICE_ERROR,
             E::UnknownMethod | E::NotSupported => CKR_FUNCTION_NOT_SUPPORTED,
             E::Busy | E::Unknown | E::SequencePassed | E::LoginDelayed | E::ObjectChanged => CKR_FUNCTION_FAILED,
             E::StorageFull | E::ObjectLimit => CKR_DEVICE_MEMORY,
@@ -80,10 +80,12 @@ impl ReturnValue {
                 CKR_USER_NOT_LOGGED_IN
             }
             E::UserNameRule | E::UserUnknown => CKR_PIN_INVALID,
-            // Users and certificates are managed by `kagimori` and not through PKCS#11, so these do not arrive here.
+            // Users, certificates and members are managed by `kagimori` and not through PKCS#11, so these do not arrive here.
             E::UserExists | E::UserInUse | E::LastAdmin | E::UserLimit => CKR_FUNCTION_FAILED,
             E::CertificateRefused | E::TrustAnchorLimit | E::TrustAnchorExists => CKR_FUNCTION_FAILED,
             E::TrustAnchorUnknown | E::TrustAnchorMissing => CKR_FUNCTION_FAILED,
+            E::AdmissionRefused | E::MemberLimit | E::MemberUnknown => CKR_FUNCTION_FAILED,
+            E::LastMember | E::QuorumLoss => CKR_FUNCTION_FAILED,
 
             E::ObjectUnknown | E::SessionObjectUnknown | E::SessionObjectRefused => about.handle_invalid(),
             E::OwnerRefused if matches!(about, About::Object) => CKR_ACTION_PROHIBITED,

@@ -7,6 +7,7 @@ mod anchors;
 mod lifecycle;
 mod logins;
 mod objects;
+mod roster;
 mod sessions;
 mod users;
 
@@ -25,6 +26,7 @@ use crate::work::{Entry, Work};
 
 pub(crate) use anchors::{judge_client_certificates, judge_deregistration, judge_registration};
 pub(crate) use objects::{judge_destruction, judge_room};
+pub(crate) use roster::{judge_admission, judge_approval, judge_removal, judge_rule, judge_window};
 pub(crate) use users::{judge_creation, judge_deletion, judge_enabling, judge_logout_everywhere, judge_password};
 
 /// What a command yields when it is done, or why it is not.
@@ -69,6 +71,9 @@ fn act(work: &mut Work<'_>, caller: Caller, action: &Action) -> Answer {
         Action::Logout { session } => sessions::logout(work, caller, *session),
         Action::RenewSession { session, expires_at } => sessions::renew(work, *session, *expires_at),
         Action::ExpireSessions => Ok(sessions::expire(work)),
+        Action::AdmitMember { node, member } => roster::admit(work, *node, member),
+        Action::UpdateMember { node, member } => roster::update(work, *node, member),
+        Action::RemoveMember { hsm } => roster::remove(work, caller, *hsm),
         in_service => {
             work.state.require_active()?;
             act_in_service(work, caller, in_service)
@@ -91,6 +96,9 @@ fn act_in_service(work: &mut Work<'_>, caller: Caller, action: &Action) -> Answe
         Action::RegisterTrustAnchor { certificate } => anchors::register(work, caller, certificate),
         Action::DeregisterTrustAnchor { reference } => anchors::deregister(work, caller, *reference),
         Action::SetClientCertificates { required } => anchors::set_required(work, caller, *required),
+        Action::ApproveMember { hsm } => roster::approve(work, caller, *hsm),
+        Action::SetAdmissionRule { rule } => roster::set_rule(work, caller, *rule),
+        Action::SetIsolationWindow { seconds } => roster::set_window(work, caller, *seconds),
         _ => unreachable!("the other actions were taken before"),
     }
 }
@@ -175,6 +183,12 @@ fn entry(work: &Work<'_>, action: &Action, answer: &Answer) -> Option<Entry> {
         Action::RegisterTrustAnchor { .. } => Entry::new(Event::RegisterTrustAnchor),
         Action::DeregisterTrustAnchor { .. } => Entry::new(Event::DeregisterTrustAnchor),
         Action::SetClientCertificates { .. } => Entry::new(Event::SetClientCertificates),
+        Action::AdmitMember { .. } => Entry::new(Event::AdmitMember),
+        Action::RemoveMember { .. } => Entry::new(Event::RemoveMember),
+        Action::ApproveMember { .. } => Entry::new(Event::ApproveMember),
+        Action::SetAdmissionRule { .. } => Entry::new(Event::SetAdmissionRule),
+        Action::SetIsolationWindow { .. } => Entry::new(Event::SetIsolationWindow),
+        Action::UpdateMember { .. } => Entry::new(Event::UpdateMember),
         Action::ReserveAttempt { .. } | Action::RenewSession { .. } | Action::ExpireSessions => return None,
     })
 }

@@ -56,6 +56,12 @@ pub enum Event {
     LogoutEverywhere = 0x1_0007,
     SessionExpired = 0x1_0008,
     Zeroize = 0x1_0009,
+    AdmitMember = 0x1_000a,
+    RemoveMember = 0x1_000b,
+    ApproveMember = 0x1_000c,
+    SetAdmissionRule = 0x1_000d,
+    SetIsolationWindow = 0x1_000e,
+    UpdateMember = 0x1_000f,
 }
 
 /// The link that follows `previous` when `record` is appended: SHA-384(previous ‖ record in postcard).

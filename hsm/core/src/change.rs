@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::AuditRecord;
 use crate::command::Verifier;
-use crate::ids::{ObjectHandle, ObjectUid, SessionId, UserId};
+use crate::ids::{NodeId, ObjectHandle, ObjectUid, SessionId, UserId};
 use crate::refusal::Refusal;
 
 /// One row of the state that a command puts or removes. The store writes them; `Hsm` absorbs them.
@@ -29,6 +29,8 @@ pub enum Row {
     Counters,
     /// A user.
     User(UserId),
+    /// A member of the cluster.
+    Member(NodeId),
     /// A count of wrong passwords for a name that belongs to nobody, or an attempt under way (see `logins`).
     Attempt(Vec<u8>),
     /// A login session with the results that it may ask for again.
@@ -59,6 +61,8 @@ pub enum Effect {
     ForgetKey(ObjectUid),
     /// The cluster's certificate or its rule for client certificates changed: use it for new connections.
     ReloadTls,
+    /// Members came, went or moved.
+    RosterChanged,
     /// Destroy the cluster master key and its seal, then stop serving.
     Zeroize,
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::command::CeremonyCertificates;
 use crate::ids::{ClusterId, Epoch, Incarnation};
 use crate::limits::Quotas;
+use crate::roster::ClusterPolicy;
 
 /// Identity, mode, lifecycle and certificates of the cluster.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +41,8 @@ pub struct ClusterRecord {
     pub client_certificates_required: bool,
     /// How much the cluster may hold.
     pub quotas: QuotaProfile,
+    /// What admins decided about the cluster as a whole.
+    pub policy: ClusterPolicy,
 }
 
 /// How much a cluster may hold, by name.

@@ -5,8 +5,9 @@
 use hsm_protocol::{Lifecycle, Role, UserName};
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{AttemptId, ClusterId, Epoch, Incarnation, ObjectHandle, SessionId, Stamp};
+use crate::ids::{AttemptId, ClusterId, Epoch, HsmId, Incarnation, NodeId, ObjectHandle, SessionId, Stamp};
 use crate::object::Object;
+use crate::roster::{AdmissionRule, MemberRecord};
 
 /// A command as it is stored and sent.
 #[derive(Clone, Serialize, Deserialize)]
@@ -164,6 +165,41 @@ pub enum Action {
         /// Required or not.
         required: bool,
     },
+    /// Adds a member whose certificate the proposer has checked, if a rule covers it. A known HSM returns under a new node
+    /// id, which takes the place of the old one.
+    AdmitMember {
+        /// Its node id, drawn by the proposer.
+        node: NodeId,
+        /// The member.
+        member: MemberRecord,
+    },
+    /// A member can be reached elsewhere, or runs another version.
+    UpdateMember {
+        /// Which.
+        node: NodeId,
+        /// As it is now.
+        member: MemberRecord,
+    },
+    /// Removes a member.
+    RemoveMember {
+        /// Which.
+        hsm: HsmId,
+    },
+    /// Lets one HSM join, whatever the standing rule says.
+    ApproveMember {
+        /// Which.
+        hsm: HsmId,
+    },
+    /// By which standing rule HSMs may join.
+    SetAdmissionRule {
+        /// The rule.
+        rule: AdmissionRule,
+    },
+    /// How long an HSM without a majority goes on, in seconds.
+    SetIsolationWindow {
+        /// 0 = not at all.
+        seconds: u32,
+    },
     /// The cluster's keys are gone: every object and user goes, the audit log stays.
     Zeroize,
 }
@@ -193,6 +229,10 @@ pub struct Form {
     pub sealed_cluster_key: Vec<u8>,
     /// Certificates of the ceremony, PEM.
     pub certificates: CeremonyCertificates,
+    /// Node id of the first member. Replication fills it in: it is who forms.
+    pub node: NodeId,
+    /// The first member.
+    pub member: MemberRecord,
 }
 
 /// What AWS's `DescribeClusters` shows before initialisation, PEM.

@@ -3,6 +3,7 @@
 //! Asking is a courtesy that refuses early; applying judges again. No clock is read here: where time matters it is an
 //! argument, and [`Hsm::check`] is the one ask that looks at a session's expiry.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hsm_protocol::{AttributeKind, ErrorCode, Lifecycle, Mechanism, Role, Template, UserName};
@@ -11,7 +12,7 @@ use crate::apply;
 use crate::change::{Change, Effect, Response, Row};
 use crate::cluster::ClusterRecord;
 use crate::command::{Command, Origin};
-use crate::ids::{Actor, Index, ObjectHandle, SessionId, Stamp, UserId};
+use crate::ids::{Actor, HsmId, Index, NodeId, ObjectHandle, SessionId, Stamp, UserId};
 use crate::needs;
 use crate::object::Object;
 use crate::permit::{BeWrapped, KeyUse, Permit, Wrap};
@@ -20,6 +21,7 @@ use crate::policy::{disclosure, sight};
 use crate::records::{Caller, UserRecord};
 use crate::refusal::{Broken, Refusal};
 use crate::request::{Confirmation, Disclosure, Needs, Request};
+use crate::roster::MemberRecord;
 use crate::state::State;
 
 /// The in-memory state: metadata of everything, with indexes. Payloads are not here.
@@ -119,6 +121,26 @@ impl Hsm {
     /// Whether the cluster is in mode FIPS.
     pub fn is_fips(&self) -> bool {
         self.state.is_fips()
+    }
+
+    /// The members by their node ids.
+    pub fn members(&self) -> &BTreeMap<NodeId, MemberRecord> {
+        &self.state.members
+    }
+
+    /// The member that this HSM is, and its node id.
+    pub fn member(&self, hsm: HsmId) -> Option<(NodeId, &MemberRecord)> {
+        self.state.members.iter().find(|(_, member)| member.hsm == hsm).map(|(&node, member)| (node, member))
+    }
+
+    /// Whether a rule covers the admission of this HSM, which is new.
+    ///
+    /// # Errors
+    /// [`ErrorCode::AdmissionRefused`], [`ErrorCode::MemberLimit`], [`ErrorCode::LifecycleRefused`].
+    pub fn judge_admission(&self, member: &MemberRecord, now: Stamp) -> Result<(), Refusal> {
+        let cluster = self.state.cluster.as_ref().filter(|cluster| cluster.lifecycle != Lifecycle::Zeroized);
+        let cluster = cluster.ok_or(ErrorCode::LifecycleRefused)?;
+        apply::judge_admission(&self.state, &cluster.policy, member, now)
     }
 
     /// How many token objects there are.

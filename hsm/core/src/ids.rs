@@ -46,6 +46,14 @@ pub struct Index(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Epoch(pub u32);
 
+/// An HSM: random, made at its first start, the same as long as its data folder lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct HsmId(pub [u8; 16]);
+
+/// A member as replication counts votes: random, given with an admission, never used twice. A wiped disk is a new node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct NodeId(pub u64);
+
 /// Time that the leader gave a command: milliseconds since 1970-01-01 UTC, never less than the command before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Stamp(pub u64);

@@ -25,6 +25,7 @@ mod policy;
 mod records;
 pub mod refusal;
 pub mod request;
+pub mod roster;
 pub mod rows;
 mod state;
 mod work;
@@ -34,8 +35,11 @@ pub use cluster::ClusterRecord;
 pub use command::{Action, Command};
 pub use curve::Curve;
 pub use hsm::{Applied, Hsm, SessionView, UserView};
-pub use ids::{Actor, ClusterId, Epoch, Incarnation, Index, ObjectHandle, ObjectUid, SessionId, Stamp, UserId};
+pub use ids::{
+    Actor, ClusterId, Epoch, HsmId, Incarnation, Index, NodeId, ObjectHandle, ObjectUid, SessionId, Stamp, UserId,
+};
 pub use object::Object;
 pub use permit::Permit;
 pub use refusal::{Broken, Refusal};
 pub use request::{Confirmation, Disclosure, Draft, Facts, Material, Needs, PairSpec, Request};
+pub use roster::{AdmissionRule, ClusterPolicy, MemberKind, MemberRecord};

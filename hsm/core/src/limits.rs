@@ -90,12 +90,49 @@ pub const OBJECTS_PER_COMMAND: usize = 2;
 /// Mechanisms in `CKA_ALLOWED_MECHANISMS`.
 pub const ALLOWED_MECHANISMS: usize = 128;
 
+/// HSMs in a cluster: "CloudHSM quotas" of the AWS CloudHSM user guide.
+pub const MEMBERS: u32 = 28;
+
+/// Witnesses in a cluster: one is enough to break the tie of two HSMs.
+pub const WITNESSES: usize = 1;
+
+/// HSMs that the standing rule admits in 24 hours, unless an admin says otherwise: every HSM of a full cluster replaced
+/// twice.
+pub const ADMISSIONS_PER_DAY: u32 = 2 * MEMBERS;
+
+/// Most that an admin may set there: each admission of the day is remembered in the cluster's row.
+pub const ADMISSIONS_PER_DAY_MAXIMUM: u32 = 1_024;
+
+/// HSMs that are approved and have not come.
+pub const APPROVALS: usize = MEMBERS as usize;
+
+/// Milliseconds of a day.
+pub const DAY_MILLISECONDS: u64 = 24 * 60 * 60 * 1_000;
+
+/// How long an HSM without a majority goes on with the keys that it has, in seconds, unless an admin says otherwise: a
+/// TLS site survives the loss of two HSMs of three for an hour.
+pub const ISOLATION_WINDOW_SECONDS: u32 = 60 * 60;
+
+/// Most that an admin may set there, in seconds: a week.
+pub const ISOLATION_WINDOW_MAXIMUM_SECONDS: u32 = 7 * 24 * 60 * 60;
+
+/// Name of a zone, in bytes.
+pub const ZONE_BYTES: usize = 32;
+
+/// Address of a member, in bytes: a DNS name has 253 (RFC 1035 §3.1), a port 5.
+pub const ADDRESS_BYTES: usize = 260;
+
+/// Certificate or public key of a member, in bytes of DER.
+pub const MEMBER_KEY_BYTES: usize = 4_096;
+
 /// Bytes of a token label (PKCS#11 3.2 §3.2, `CK_TOKEN_INFO`).
 pub const LABEL_BYTES: usize = 32;
 
 const _: () = assert!(Quotas::AWS_HSM2M.objects <= Quotas::OURS.objects);
 const _: () = assert!(Quotas::AWS_HSM2M.users <= Quotas::OURS.users);
 const _: () = assert!(LAST_ADMIN_DELAY_MILLISECONDS < LAST_ADMIN_DELAY_MAXIMUM_MILLISECONDS);
+const _: () = assert!(ADMISSIONS_PER_DAY <= ADMISSIONS_PER_DAY_MAXIMUM);
+const _: () = assert!(ISOLATION_WINDOW_SECONDS <= ISOLATION_WINDOW_MAXIMUM_SECONDS);
 const _: () = assert!(SESSIONS_PER_USER < SESSIONS);
 const _: () = assert!(OBJECT_BYTES * OBJECTS_PER_COMMAND < protocol::FRAME_LIMIT as usize);
 const _: () = assert!(SECRET_KEY_BYTES <= protocol::ATTRIBUTE_BYTES as u64);

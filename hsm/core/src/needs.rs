@@ -63,6 +63,10 @@ fn judge(state: &State, caller: Caller, request: Request<'_>) -> Result<(), Refu
         Request::RegisterTrustAnchor { certificate } => apply::judge_registration(state, caller, certificate),
         Request::DeregisterTrustAnchor { reference } => apply::judge_deregistration(state, caller, reference),
         Request::SetClientCertificates { required } => apply::judge_client_certificates(state, caller, required),
+        Request::RemoveMember { hsm } => apply::judge_removal(state, caller, hsm).map(|_| ()),
+        Request::ApproveMember { hsm } => apply::judge_approval(state, caller, hsm),
+        Request::SetAdmissionRule { rule } => apply::judge_rule(caller, rule),
+        Request::SetIsolationWindow { seconds } => apply::judge_window(caller, seconds),
         // AWS's table: basic cluster information and the list of users are for every role, logged in or not.
         Request::ListUsers | Request::ListTrustAnchors => Ok(()),
         _ => Err(ErrorCode::NotSupported.into()),

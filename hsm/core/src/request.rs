@@ -3,9 +3,10 @@
 use hsm_protocol::{AttributeKind, AttributeValue, KeyType, Mechanism, ObjectClass, Role, Template, UserName};
 
 use crate::curve::Curve;
-use crate::ids::{ObjectHandle, UserId};
+use crate::ids::{HsmId, ObjectHandle, UserId};
 use crate::object::Object;
 use crate::permit::{BeCopied, Derive, Disclose, Permit, Unwrap};
+use crate::roster::AdmissionRule;
 
 /// A request that would change something, as `Hsm::needs` judges it before a command is made of it.
 #[derive(Clone, Copy)]
@@ -49,6 +50,14 @@ pub enum Request<'a> {
     SetUserEnabled { name: &'a UserName, role: Role, enabled: bool },
     /// End all sessions of a user.
     LogoutEverywhere { name: &'a UserName, role: Role },
+    /// Remove a member of the cluster.
+    RemoveMember { hsm: HsmId },
+    /// Let one HSM join.
+    ApproveMember { hsm: HsmId },
+    /// Set the standing rule for admissions.
+    SetAdmissionRule { rule: AdmissionRule },
+    /// Set how long an HSM without a majority goes on.
+    SetIsolationWindow { seconds: u32 },
     /// See the users.
     ListUsers,
     /// Register an anchor for client certificates.

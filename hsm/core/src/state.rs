@@ -11,12 +11,13 @@ use sha2::{Digest, Sha384};
 
 use crate::change::{Change, Row};
 use crate::cluster::ClusterRecord;
-use crate::ids::{Actor, AttemptId, SessionId, Stamp, UserId};
+use crate::ids::{Actor, AttemptId, NodeId, SessionId, Stamp, UserId};
 use crate::limits::Quotas;
 use crate::object::Object;
 use crate::objects::ObjectTable;
 use crate::records::{AttemptRecord, Caller, Counters, SessionRecord, UnknownName, UserRecord};
 use crate::refusal::{Broken, Refusal};
+use crate::roster::MemberRecord;
 use crate::rows::{AttemptKey, decode, describe, encode};
 
 /// The state.
@@ -24,6 +25,7 @@ use crate::rows::{AttemptKey, decode, describe, encode};
 pub(crate) struct State {
     pub(crate) cluster: Option<ClusterRecord>,
     pub(crate) counters: Option<Counters>,
+    pub(crate) members: BTreeMap<NodeId, MemberRecord>,
     pub(crate) users: BTreeMap<UserId, UserRecord>,
     pub(crate) names: BTreeMap<(UserName, Role), UserId>,
     pub(crate) sessions: BTreeMap<SessionId, SessionRecord>,
@@ -39,6 +41,7 @@ impl State {
         match row {
             Row::Cluster => self.cluster = read(row, value)?,
             Row::Counters => self.counters = read(row, value)?,
+            Row::Member(node) => put(&mut self.members, *node, read(row, value)?),
             Row::User(user) => self.absorb_user(*user, read(row, value)?),
             Row::Session(session) => self.absorb_session(*session, read(row, value)?),
             Row::Attempt(key) => match AttemptKey::read(key) {
@@ -93,6 +96,9 @@ impl State {
         if self.cluster.is_some() != self.counters.is_some() {
             return broken(Row::Cluster, "and the counters are not both there");
         }
+        if self.cluster.is_some() == self.members.is_empty() {
+            return broken(Row::Cluster, "and its members are not both there");
+        }
         if self.names.len() != self.users.len() {
             return broken(Row::Cluster, "has two users of one name and role");
         }
@@ -123,6 +129,7 @@ impl State {
         if let Some(counters) = &self.counters {
             add(Row::Counters, encode(counters));
         }
+        self.members.iter().for_each(|(&node, record)| add(Row::Member(node), encode(record)));
         self.users.iter().for_each(|(&user, record)| add(Row::User(user), encode(record)));
         for (&attempt, record) in &self.attempts {
             add(AttemptKey::Open(attempt).row(), encode(record));

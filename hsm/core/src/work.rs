@@ -9,10 +9,11 @@ use crate::change::{Change, Effect, Response, Row};
 use crate::cluster::ClusterRecord;
 use crate::command::SealedPayload;
 use crate::hsm::Applied;
-use crate::ids::{AttemptId, Index, ObjectHandle, SessionId, Stamp, UserId};
+use crate::ids::{AttemptId, Index, NodeId, ObjectHandle, SessionId, Stamp, UserId};
 use crate::object::Object;
 use crate::records::{AttemptRecord, Caller, Counters, SessionRecord, UnknownName, UserRecord};
 use crate::refusal::Refusal;
+use crate::roster::MemberRecord;
 use crate::rows::{AttemptKey, encode};
 use crate::state::State;
 
@@ -87,6 +88,10 @@ impl<'a> Work<'a> {
 
     pub(crate) fn put_unknown_name(&mut self, key: &AttemptKey, record: Option<&UnknownName>) {
         self.put(key.row(), record);
+    }
+
+    pub(crate) fn put_member(&mut self, node: NodeId, member: Option<&MemberRecord>) {
+        self.put(Row::Member(node), member);
     }
 
     pub(crate) fn put_object(&mut self, handle: ObjectHandle, object: Option<&Object>) {

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use hsm_core::command::{CeremonyCertificates, Form, NewObject, NewSession, Origin, SealedPayload, Verifier};
 use hsm_core::ids::AttemptId;
 use hsm_core::{
-    Action, Actor, ClusterId, Command, Effect, Epoch, Facts, Hsm, Incarnation, Index, Needs, ObjectHandle, ObjectUid,
-    Request, Response, SessionId, Stamp,
+    Action, Actor, ClusterId, Command, Effect, Epoch, Facts, Hsm, HsmId, Incarnation, Index, MemberKind, MemberRecord,
+    Needs, NodeId, ObjectHandle, ObjectUid, Request, Response, SessionId, Stamp,
 };
 use hsm_protocol::{AttributeKind as A, Lifecycle, Mechanism, MechanismKind, Role, Template, UserName};
 
@@ -58,6 +58,8 @@ impl Cluster {
                 sealed_activation_password: vec![1],
                 sealed_cluster_key: vec![1],
                 certificates: CeremonyCertificates::default(),
+                node: NodeId(1),
+                member: MemberRecord::alone(HsmId([1; 16]), MemberKind::Hsm),
             }),
         );
         let pem = "-----BEGIN CERTIFICATE-----".to_owned();

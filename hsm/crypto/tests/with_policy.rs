@@ -7,8 +7,8 @@ use hsm_core::ids::AttemptId;
 use hsm_core::permit::{BeDigested, Decrypt, Encrypt, Sign, Verify};
 use hsm_core::request::Confirmation;
 use hsm_core::{
-    Action, Actor, ClusterId, Command, Disclosure, Effect, Epoch, Hsm, Incarnation, Index, Needs, Object, ObjectUid,
-    Refusal, Request, Response, SessionId, Stamp,
+    Action, Actor, ClusterId, Command, Disclosure, Effect, Epoch, Hsm, HsmId, Incarnation, Index, MemberKind,
+    MemberRecord, Needs, NodeId, Object, ObjectUid, Refusal, Request, Response, SessionId, Stamp,
 };
 use hsm_crypto::{ClusterKeys, CryptoFault, Finished, Key, MasterKey, Module, Payload, Stream};
 use hsm_protocol::mechanism::kdf;
@@ -74,6 +74,8 @@ fn bench(fips: bool) -> Bench {
         sealed_activation_password: vec![1],
         sealed_cluster_key: vec![1],
         certificates: CeremonyCertificates::default(),
+        node: NodeId(1),
+        member: MemberRecord::alone(HsmId([1; 16]), MemberKind::Hsm),
     };
     let pem = || "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_owned();
     act(&mut hsm, &mut index, None, Action::Form(form));
@@ -271,8 +273,7 @@ fn a_secret_key_travels_and_a_shared_one_is_derived() {
             confirmation: Confirmation::None,
         };
         let Needs::Derive { draft, permit, length, .. } = bench.needs(request).unwrap() else { panic!("derives") };
-        let made =
-            hsm_crypto::derive(&bench.module, permit, &mine.key(), None, &mechanism, &draft, length).unwrap();
+        let made = hsm_crypto::derive(&bench.module, permit, &mine.key(), None, &mechanism, &draft, length).unwrap();
         draft.complete(made.facts, bench.uid()).unwrap().octets(A::CheckValue).unwrap().to_vec()
     };
     assert_eq!(derive(&one, &public_two), derive(&two, &public_one));
@@ -304,10 +305,7 @@ fn a_key_is_the_input_of_a_digest() {
 fn mode_fips_makes_the_iv_itself() {
     let bench = bench(true);
     let mechanism = Mechanism::plain(M::AES_KEY_GEN);
-    let template = Template::new()
-        .with_number(A::ValueLen, 32)
-        .with_flag(A::Encrypt, true)
-        .with_flag(A::Decrypt, true);
+    let template = Template::new().with_number(A::ValueLen, 32).with_flag(A::Encrypt, true).with_flag(A::Decrypt, true);
     let key = bench.make(Request::GenerateKey { mechanism: &mechanism, template: &template }).unwrap().remove(0);
     let gcm = |iv: Vec<u8>, generate_iv| {
         let parameters = Parameters::Gcm { iv, additional_data: vec![], tag_bits: 128, generate_iv };

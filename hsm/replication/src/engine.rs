@@ -189,7 +189,7 @@ impl Engine {
         self.tasks.lock().extend([Rt::spawn(proposing), Rt::spawn(watching)]);
     }
 
-    async fn form_history(&self, address: String, form: Form) -> Result<(), OpenFault> {
+    async fn form_history(&self, address: String, mut form: Form) -> Result<(), OpenFault> {
         let members = BTreeMap::from([(self.node, Member { address })]);
         match self.raft.initialize(members).await {
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
@@ -202,6 +202,7 @@ impl Engine {
             drop(sender.send(outcome));
         };
         let origin = Origin { session: None, sequence: 0, lowest_unanswered: 0 };
+        form.node = hsm_core::NodeId(self.node);
         self.shared.proposals.propose(origin, Action::Form(form), Box::new(done));
         match receiver.await {
             Ok(Outcome::Done { result: Ok(_), .. }) => Ok(()),

@@ -1,7 +1,7 @@
 //! What a new cluster begins with: names, keys, certificates, the activation password. Made here, proposed by `member`.
 
 use hsm_core::command::{CeremonyCertificates, Form};
-use hsm_core::{ClusterId, Epoch, Incarnation};
+use hsm_core::{ClusterId, Epoch, HsmId, Incarnation, MemberKind, MemberRecord, NodeId};
 use hsm_crypto::{ClusterKeys, Module};
 use hsm_protocol::Lifecycle;
 use zeroize::Zeroizing;
@@ -47,7 +47,16 @@ pub(crate) fn first_command(
             aws_hardware_certificate: installation.certificates.aws_hardware,
             manufacturer_hardware_certificate: installation.certificates.manufacturer_hardware,
         },
+        node: NodeId::default(),
+        member: first_member(surroundings),
     })
+}
+
+fn first_member(surroundings: &Surroundings) -> MemberRecord {
+    let listen = surroundings.settings.listen().to_string();
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let alone = MemberRecord::alone(HsmId(surroundings.hsm), MemberKind::Hsm);
+    MemberRecord { client_address: listen, version, ..alone }
 }
 
 /// Random letters and digits, each equally likely: octets above the last multiple of 62 are drawn again.

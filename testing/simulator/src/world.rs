@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hsm_core::command::{CeremonyCertificates, Form, Verifier};
-use hsm_core::{ClusterId, Epoch, Incarnation};
+use hsm_core::{ClusterId, Epoch, HsmId, Incarnation, MemberKind, MemberRecord, NodeId};
 use hsm_crypto::{MasterKey, Module, NoiseSource, SelfTestFailure, StorageKey};
 use hsm_protocol::Lifecycle;
 use hsm_replication::disk::Disk;
@@ -170,5 +170,7 @@ pub fn form() -> Form {
         sealed_activation_password: vec![1; 32],
         sealed_cluster_key: vec![2; 64],
         certificates: CeremonyCertificates::default(),
+        node: NodeId(1),
+        member: MemberRecord::alone(HsmId([1; 16]), MemberKind::Hsm),
     }
 }

@@ -3,7 +3,7 @@
 use hsm_protocol::limits::CERTIFICATE_BYTES;
 use hsm_protocol::{ErrorCode, Lifecycle, Role, UserName};
 
-use super::Answer;
+use super::{Answer, roster};
 use crate::change::{Effect, Response};
 use crate::cluster::{ClusterRecord, QuotaProfile};
 use crate::command::{CeremonyCertificates, Form, Verifier};
@@ -11,6 +11,7 @@ use crate::ids::{Stamp, UserId};
 use crate::limits::LABEL_BYTES;
 use crate::records::{Caller, UserRecord};
 use crate::refusal::Refusal;
+use crate::roster::ClusterPolicy;
 use crate::rows::AttemptKey;
 use crate::state::State;
 use crate::work::Work;
@@ -46,7 +47,9 @@ pub(super) fn form(work: &mut Work<'_>, form: &Form) -> Answer {
         client_anchors: Vec::new(),
         client_certificates_required: false,
         quotas: QuotaProfile::Ours,
+        policy: ClusterPolicy::default(),
     });
+    roster::found(work, form.node, &form.member)?;
     let first = |name: &str, role, verifier| {
         let name = UserName::new(name).unwrap_or_else(|_| unreachable!("both names keep the rules"));
         let (generation, failures, last_attempt) = (0, 0, Stamp(0));

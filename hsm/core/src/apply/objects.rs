@@ -159,6 +159,7 @@ mod tests {
             client_anchors: Vec::new(),
             client_certificates_required: false,
             quotas,
+            policy: crate::roster::ClusterPolicy::default(),
         };
         let mut state = State { cluster: Some(cluster), ..State::default() };
         for number in 0..count {

@@ -9,6 +9,7 @@ mod objects;
 mod policy;
 mod repetition;
 mod replay;
+mod roster;
 mod search;
 mod sessions;
 mod templates;

@@ -246,7 +246,7 @@ fn rows_that_do_not_belong_together_are_not_loaded() {
         let loaded = Hsm::load(rows.map(|(row, value)| (row.clone(), value.clone())));
         use hsm_core::Row;
         let needed = match left_out {
-            Row::Cluster | Row::Counters => true,
+            Row::Cluster | Row::Counters | Row::Member(_) => true,
             Row::User(user) => user.0 > 2 || user.0 == 1,
             _ => false,
         };

@@ -4,8 +4,9 @@ use hsm_core::audit::AuditRecord;
 use hsm_core::command::{CeremonyCertificates, Form, NewObject, NewSession, Origin, SealedPayload, Verifier};
 use hsm_core::ids::AttemptId;
 use hsm_core::{
-    Action, Actor, Change, ClusterId, Command, Curve, Draft, Effect, Epoch, Facts, Hsm, Incarnation, Index, Needs,
-    Object, ObjectHandle, ObjectUid, PairSpec, Refusal, Request, Response, Row, SessionId, Stamp, curve,
+    Action, Actor, Change, ClusterId, Command, Curve, Draft, Effect, Epoch, Facts, Hsm, HsmId, Incarnation, Index,
+    MemberKind, MemberRecord, Needs, NodeId, Object, ObjectHandle, ObjectUid, PairSpec, Refusal, Request, Response,
+    Row, SessionId, Stamp, curve,
 };
 use hsm_protocol::{
     AttributeKind as A, ErrorCode, KeyType, Lifecycle, Mechanism, MechanismKind, ObjectClass, Role, Template, UserName,
@@ -95,7 +96,7 @@ impl World {
                 Effect::Audit(record) => self.audit.push(record.clone()),
                 Effect::CloseSessions(sessions) => self.closed.extend(sessions),
                 Effect::ForgetKey(uid) => self.forgotten.push(*uid),
-                Effect::ReloadTls | Effect::Zeroize => {}
+                Effect::ReloadTls | Effect::RosterChanged | Effect::Zeroize => {}
             }
         }
         answer.expect("every command is answered")
@@ -214,6 +215,8 @@ pub(crate) fn form(fips: bool) -> Form {
         sealed_activation_password: vec![1],
         sealed_cluster_key: vec![2],
         certificates: CeremonyCertificates::default(),
+        node: NodeId(1),
+        member: MemberRecord::alone(HsmId([1; 16]), MemberKind::Hsm),
     }
 }
 

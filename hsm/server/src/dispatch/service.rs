@@ -250,6 +250,8 @@ impl Service {
 pub enum ProcessEffect {
     /// The cluster's certificate or its rule for client certificates changed: use it for new connections.
     ReloadTls,
+    /// Members came, went or moved.
+    RosterChanged,
     /// Destroy the cluster master key and its seal, then stop serving.
     Zeroize,
 }
@@ -293,6 +295,7 @@ impl EffectSink for Effects {
                 }
             }
             Effect::ReloadTls => (self.process)(ProcessEffect::ReloadTls),
+            Effect::RosterChanged => (self.process)(ProcessEffect::RosterChanged),
             Effect::Zeroize => {
                 if let Some(service) = self.service() {
                     service.key_cache.clear();

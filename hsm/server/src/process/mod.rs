@@ -81,6 +81,8 @@ enum Event {
     Stop(&'static str),
     /// The cluster's certificate or its rule for client certificates changed.
     ReloadTls,
+    /// Members came, went or moved.
+    RosterChanged,
     /// The cluster's keys must go.
     Zeroize,
     /// The node can not go on.
@@ -130,6 +132,7 @@ impl Process {
                         close_at.extend(CLOSE_AFTER.map(|after| Instant::now() + after));
                     }
                 }
+                Ok(Event::RosterChanged) => tracing::info!("the roster of the cluster changed"),
                 Ok(Event::Zeroize) => return self.zeroize(),
                 Ok(Event::Fault(fault)) => return Err(self.node_fault(&fault)),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -215,6 +218,7 @@ fn surroundings(
         Effects::new(move |effect| {
             let event = match effect {
                 ProcessEffect::ReloadTls => Event::ReloadTls,
+                ProcessEffect::RosterChanged => Event::RosterChanged,
                 ProcessEffect::Zeroize => Event::Zeroize,
             };
             report(&events, event);

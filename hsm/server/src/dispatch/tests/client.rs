@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use hsm_core::command::{CeremonyCertificates, Form, Origin};
-use hsm_core::{Action, ClusterId, Epoch, Incarnation};
+use hsm_core::{Action, ClusterId, Epoch, HsmId, Incarnation, MemberKind, MemberRecord, NodeId};
 use hsm_crypto::{ClusterKeys, MasterKey, Module, password};
 use hsm_protocol::frame::{self, Header};
 use hsm_protocol::session::attach_statement;
@@ -54,6 +54,8 @@ impl Hsm {
             sealed_activation_password: vec![1],
             sealed_cluster_key: vec![1],
             certificates: CeremonyCertificates::default(),
+            node: NodeId(1),
+            member: MemberRecord::alone(HsmId([1; 16]), MemberKind::Hsm),
         };
         let effects = Effects::new(|_| ());
         let mut settings = Settings::at(folder.path().join("store.redb"));
