@@ -116,6 +116,14 @@ pub const ISOLATION_WINDOW_SECONDS: u32 = 60 * 60;
 /// Most that an admin may set there, in seconds: a week.
 pub const ISOLATION_WINDOW_MAXIMUM_SECONDS: u32 = 7 * 24 * 60 * 60;
 
+/// Payloads in one command that moves them to a new epoch: an entry must stay under replication's limit, and applying it
+/// must stay short.
+pub const MOVES_PER_COMMAND: usize = 64;
+
+/// A master key sealed for one HSM, in bytes: an HPKE encapsulated key (97 for P-384), two keys of 32 and a tag, with
+/// room.
+pub const SEALED_MASTER_BYTES: usize = 512;
+
 /// Name of a zone, in bytes.
 pub const ZONE_BYTES: usize = 32;
 

@@ -7,6 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use hsm_protocol::attribute::{AttributeValue, Shape};
@@ -55,6 +56,18 @@ impl ObjectTable {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (ObjectHandle, &Arc<Object>)> {
         self.objects.iter().map(|(&handle, object)| (handle, object))
+    }
+
+    /// Objects with a handle above `after`, up to and with `through`, in order.
+    pub(crate) fn between(
+        &self,
+        after: ObjectHandle,
+        through: ObjectHandle,
+    ) -> impl Iterator<Item = (ObjectHandle, &Arc<Object>)> {
+        // A range whose end lies before its begin would panic.
+        let range = (through > after).then(|| (Bound::Excluded(after), Bound::Included(through)));
+        let objects = range.map(|range| self.objects.range(range));
+        objects.into_iter().flatten().map(|(&handle, object)| (handle, object))
     }
 
     pub(crate) fn len(&self) -> u64 {

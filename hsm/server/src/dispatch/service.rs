@@ -250,6 +250,8 @@ impl Service {
 pub enum ProcessEffect {
     /// The cluster's certificate or its rule for client certificates changed: use it for new connections.
     ReloadTls,
+    /// The cluster master key has a new epoch.
+    EpochBegan,
     /// Members came, went or moved.
     RosterChanged,
     /// Destroy the cluster master key and its seal, then stop serving.
@@ -295,6 +297,7 @@ impl EffectSink for Effects {
                 }
             }
             Effect::ReloadTls => (self.process)(ProcessEffect::ReloadTls),
+            Effect::EpochBegan(_) => (self.process)(ProcessEffect::EpochBegan),
             Effect::RosterChanged => (self.process)(ProcessEffect::RosterChanged),
             Effect::Zeroize => {
                 if let Some(service) = self.service() {

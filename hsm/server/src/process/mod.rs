@@ -81,6 +81,8 @@ enum Event {
     Stop(&'static str),
     /// The cluster's certificate or its rule for client certificates changed.
     ReloadTls,
+    /// The cluster master key has a new epoch.
+    EpochBegan,
     /// Members came, went or moved.
     RosterChanged,
     /// The cluster's keys must go.
@@ -132,6 +134,7 @@ impl Process {
                         close_at.extend(CLOSE_AFTER.map(|after| Instant::now() + after));
                     }
                 }
+                Ok(Event::EpochBegan) => tracing::info!("the cluster master key has a new epoch"),
                 Ok(Event::RosterChanged) => tracing::info!("the roster of the cluster changed"),
                 Ok(Event::Zeroize) => return self.zeroize(),
                 Ok(Event::Fault(fault)) => return Err(self.node_fault(&fault)),
@@ -218,6 +221,7 @@ fn surroundings(
         Effects::new(move |effect| {
             let event = match effect {
                 ProcessEffect::ReloadTls => Event::ReloadTls,
+                ProcessEffect::EpochBegan => Event::EpochBegan,
                 ProcessEffect::RosterChanged => Event::RosterChanged,
                 ProcessEffect::Zeroize => Event::Zeroize,
             };
