@@ -65,7 +65,7 @@ impl ObjectTable {
         through: ObjectHandle,
     ) -> impl Iterator<Item = (ObjectHandle, &Arc<Object>)> {
         // A range whose end lies before its begin would panic.
-        let range = (through > after).then(|| (Bound::Excluded(after), Bound::Included(through)));
+        let range = (through > after).then_some((Bound::Excluded(after), Bound::Included(through)));
         let objects = range.map(|range| self.objects.range(range));
         objects.into_iter().flatten().map(|(&handle, object)| (handle, object))
     }
