@@ -35,7 +35,7 @@ pub use module::Module;
 pub use operation::{decrypt, derive, digest, encrypt, sign, sign_recover, unwrap, verify, verify_recover, wrap};
 pub use payload::{Payload, disclose};
 pub use random::{NoiseSource, SystemNoise};
-pub use sealing::{ClusterKeys, MasterKey, RootFault, RootOfTrust, RowSum, StorageKey, TokenClaims};
+pub use sealing::{ClusterKeys, KeyRing, MasterKey, Opened, RootFault, RootOfTrust, RowSum, StorageKey, TokenClaims};
 pub use secret::{MemoryKind, SecretBytes};
 pub use session_proof::verify_session_proof;
 pub use stream::{Finished, Stream};

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hsm_core::command::Origin;
 use hsm_core::{Action, ClusterId};
-use hsm_crypto::{ClusterKeys, MasterKey, Module};
+use hsm_crypto::{ClusterKeys, KeyRing, MasterKey, Module};
 use hsm_protocol::Lifecycle;
 use hsm_replication::{Node, OpenFault, Outcome};
 use parking_lot::Mutex;
@@ -54,7 +54,7 @@ pub struct Surroundings {
 pub struct Member {
     surroundings: Arc<Surroundings>,
     node: Arc<Node>,
-    keys: Arc<ClusterKeys>,
+    keys: Arc<KeyRing>,
     service: Arc<Service>,
     doors: Mutex<Doors>,
 }
@@ -138,7 +138,7 @@ impl Member {
         keys: ClusterKeys,
         effects: Arc<Effects>,
     ) -> Result<Self, Fault> {
-        let (node, keys) = (Arc::new(node), Arc::new(keys));
+        let (node, keys) = (Arc::new(node), Arc::new(KeyRing::new(keys, None)));
         let parts = ServiceParts {
             node: Arc::clone(&node),
             module: Arc::clone(&surroundings.module),

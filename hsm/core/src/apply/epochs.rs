@@ -30,6 +30,7 @@ pub(super) fn begin(work: &mut Work<'_>, start: &EpochStart) -> Answer {
         return Err(ErrorCode::Malformed.into());
     }
     cluster.epoch = start.epoch;
+    cluster.epoch_due = false;
     cluster.sealed_cluster_key.clone_from(&start.sealed_cluster_key);
     // The activation password is void once the cluster is active.
     if !cluster.sealed_activation_password.is_empty() {
@@ -96,6 +97,8 @@ pub(super) fn begin_incarnation(
         return Err(ErrorCode::MemberUnknown.into());
     }
     cluster.incarnation = incarnation;
+    // Whoever is gone knows the present master key.
+    cluster.epoch_due = work.state.members.len() > 1;
     work.put_cluster(cluster);
     let admitted_at = known.admitted_at;
     work.state.members.keys().for_each(|&other| work.put_member(other, None));

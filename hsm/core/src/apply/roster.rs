@@ -120,6 +120,10 @@ pub(crate) fn judge_removal(state: &State, caller: Caller, hsm: HsmId) -> Result
 
 pub(super) fn remove(work: &mut Work<'_>, caller: Caller, hsm: HsmId) -> Answer {
     let node = judge_removal(work.state, caller, hsm)?;
+    let knows_keys = work.state.members.get(&node).is_some_and(|member| member.kind == MemberKind::Hsm);
+    if let Some(cluster) = work.state.cluster.as_ref().filter(|_| knows_keys) {
+        work.put_cluster(ClusterRecord { epoch_due: true, ..cluster.clone() });
+    }
     work.put_member(node, None);
     work.effect(Effect::RosterChanged);
     Ok(Response::Done)

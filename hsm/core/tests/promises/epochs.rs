@@ -56,6 +56,7 @@ fn world() -> (World, SessionId, SessionId) {
 fn an_epoch_is_sealed_for_the_hsms_that_are_members_and_for_no_witness() {
     let (mut world, admin, _) = world();
     world.must(by(admin), Action::RemoveMember { hsm: HsmId([3; 16]) });
+    assert!(world.hsm.cluster().unwrap().epoch_due);
     for nodes in [&[1, 2, 3][..], &[1], &[1, 2, 4], &[2, 1], &[]] {
         let refused = world.refused(NO_SESSION, Action::BeginEpoch(start(2, nodes)));
         assert_eq!(refused, ErrorCode::ObjectChanged, "{nodes:?}");
@@ -66,8 +67,16 @@ fn an_epoch_is_sealed_for_the_hsms_that_are_members_and_for_no_witness() {
     world.must(NO_SESSION, Action::BeginEpoch(start(2, &[1, 2])));
     assert!(world.effects.iter().any(|effect| matches!(effect, Effect::EpochBegan(Epoch(2)))));
     assert_eq!(world.hsm.cluster().unwrap().epoch, Epoch(2));
+    assert!(!world.hsm.cluster().unwrap().epoch_due);
     assert_eq!(world.hsm.epoch_record().unwrap().masters.len(), 2);
     assert!(world.reloaded().epoch_record() == world.hsm.epoch_record(), "the keys travel with the state");
+}
+
+#[test]
+fn the_removal_of_a_witness_makes_no_new_epoch_due() {
+    let (mut world, admin, _) = world();
+    world.must(by(admin), Action::RemoveMember { hsm: HsmId([4; 16]) });
+    assert!(!world.hsm.cluster().unwrap().epoch_due);
 }
 
 #[test]
