@@ -137,7 +137,10 @@ impl Machine {
         let mut answer = None;
         for effect in judged.effects {
             match effect {
-                Effect::Respond(result) => answer = Some(result),
+                Effect::Respond(result) => {
+                    self.effects.decided(index, &self.progress.hash, &command, &result);
+                    answer = Some(result);
+                }
                 Effect::Audit(record) => {
                     let link = hsm_core::audit::link(&self.progress.audit_link, &record);
                     self.progress.audit_count += 1;
