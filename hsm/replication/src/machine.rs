@@ -130,6 +130,7 @@ impl Machine {
 
     fn apply_batch(&mut self, log_id: LogId, batch: &Batch) -> Result<(), Fault> {
         self.stamper.observe(batch.stamp);
+        self.progress.stamp = self.progress.stamp.max(batch.stamp);
         if batch.term != log_id.leader_id.term {
             self.advance(log_id, None);
             return Ok(());
@@ -216,6 +217,7 @@ impl Machine {
             .map_err(|fault| StorageFault::Damaged(fault.to_string()))?;
         *self.state.write() = hsm;
         self.progress = progress;
+        self.stamper.observe(self.progress.stamp);
         self.applied.set(&self.progress);
         self.learn_history();
         self.proposals.skipped();
