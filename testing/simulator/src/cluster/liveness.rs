@@ -29,6 +29,9 @@ impl Cluster {
     /// What does not come about.
     pub async fn come_together(self: &Arc<Self>) -> Result<(), String> {
         let until = tokio::time::Instant::now() + PATIENCE;
+        // Whoever is replacing a machine finishes first.
+        let replaced = async { drop((self.truce.lock().await, self.damage.lock().await)) };
+        tokio::time::timeout_at(until, replaced).await.map_err(|_| "a machine is not replaced in time".to_owned())?;
         loop {
             match self.is_together() {
                 Ok(()) => break,
@@ -54,6 +57,9 @@ impl Cluster {
             let place = machine.place;
             let Some((node, _)) = machine.reach() else { return Err(format!("machine {place} does not run")) };
             let status = node.status();
+            if status.standing != hsm_replication::Standing::Member {
+                return Err(format!("machine {place} is {:?}", status.standing));
+            }
             if status.leader.is_none() {
                 return Err(format!("machine {place} knows no leader"));
             }

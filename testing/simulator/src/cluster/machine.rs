@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use hsm_core::{Command, Effect, HsmId, Index, MemberKind, MemberRecord, Refusal, Response};
 use hsm_crypto::StorageKey;
 use hsm_replication::runtime::{NodeContext, Rt};
-use hsm_replication::{EffectSink, Fault, Node, OpenFault, Settings};
+use hsm_replication::{EffectSink, Fault, Node, OpenFault, Settings, Standing};
 use openraft::AsyncRuntime;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -71,6 +71,8 @@ struct State {
     identity: Option<u64>,
     /// Something was done to its disk that crashes do not do.
     damaged: bool,
+    /// The node that must not take part any more: its disk was rolled back, and its peers know.
+    forgets: Option<u64>,
     process: Arc<Process>,
 }
 
@@ -79,11 +81,17 @@ struct State {
 struct Process {
     /// It said that it cannot go on.
     faulted: AtomicBool,
+    /// Others remember more of its node than it has.
+    rolled_back: AtomicBool,
     /// It crashed: what it says now, nobody hears.
     gone: AtomicBool,
 }
 
 impl State {
+    fn is_rolled_back(&self) -> bool {
+        self.process.rolled_back.load(Ordering::SeqCst)
+    }
+
     fn has_faulted(&self) -> bool {
         self.process.faulted.load(Ordering::SeqCst)
     }
@@ -130,7 +138,7 @@ impl Machine {
     pub fn forget(&self) {
         self.disk.wipe();
         let mut state = self.state.lock();
-        (state.identity, state.damaged) = (None, false);
+        (state.identity, state.damaged, state.forgets) = (None, false, None);
     }
 
     /// What the roster says of it.
@@ -186,6 +194,16 @@ impl Machine {
         self.state.lock().damaged = damaged;
     }
 
+    /// This node must not take part any more: its disk was rolled back, and its peers know.
+    pub fn set_forgets(&self, node: Option<u64>) {
+        self.state.lock().forgets = node;
+    }
+
+    /// The node that must not take part any more.
+    pub fn forgets(&self) -> Option<u64> {
+        self.state.lock().forgets
+    }
+
     /// Its disk was made to fail: the process may stop for it.
     pub fn expect_fault(&self) {
         self.hurt.store(true, Ordering::SeqCst);
@@ -194,7 +212,12 @@ impl Machine {
     /// Whether its process must be started again.
     pub fn has_stopped(&self) -> bool {
         let state = self.state.lock();
-        state.boot.is_some() && (state.has_faulted() || self.disk.is_cut())
+        state.boot.is_some() && (state.has_faulted() || state.is_rolled_back() || self.disk.is_cut())
+    }
+
+    /// Whether the others have told its process that they remember more of its node than it has.
+    pub fn was_rolled_back(&self) -> bool {
+        self.state.lock().is_rolled_back()
     }
 
     /// Starts a process. Returns when it can be asked, or with what it found. The machine must be off.
@@ -248,6 +271,16 @@ impl Machine {
     fn settings(&self, boot: u64, process: Arc<Process>) -> Settings {
         let Around { fabric, ledger, trace, random, propose_deadline } = self.around.clone();
         let (place, stopped, hurt, disk) = (self.place, self.stopped.clone(), self.hurt.clone(), self.disk.clone());
+        let on_standing = {
+            let (trace, process, stopped) = (trace.clone(), process.clone(), stopped.clone());
+            move |standing: Standing| {
+                trace.tell(|| format!("machine {place} is {standing:?}"));
+                if standing == Standing::RolledBack && !process.gone.load(Ordering::SeqCst) {
+                    process.rolled_back.store(true, Ordering::SeqCst);
+                    stopped.notify_one();
+                }
+            }
+        };
         let on_fault = {
             let (trace, ledger) = (trace.clone(), ledger.clone());
             move |fault: Fault| {
@@ -270,6 +303,8 @@ impl Machine {
             network: fabric.at(place),
             effects: Arc::new(Watcher { place, ledger, trace }),
             on_fault: Arc::new(on_fault),
+            on_standing: Arc::new(on_standing),
+            witness: self.kind == MemberKind::Witness,
             propose_deadline,
             cache_bytes: 1024 * 1024,
             address: Fabric::address(place),

@@ -63,6 +63,8 @@ pub struct Cluster {
     pub known_voters: Mutex<(hsm_core::Index, Vec<u64>)>,
     /// Whoever makes a machine forget holds this.
     pub damage: Arc<tokio::sync::Mutex<()>>,
+    /// Whoever holds this breaks something that others must have the time to notice: nothing else is broken.
+    pub truce: Arc<tokio::sync::Mutex<()>>,
     /// Since when each place is cut off from every majority, in microseconds; `None` = it is not.
     pub alone_since: Mutex<Vec<Option<u64>>>,
 }
@@ -109,6 +111,7 @@ impl Cluster {
             promises,
             known_voters,
             damage,
+            truce: Arc::default(),
             alone_since,
         })
     }

@@ -8,9 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hsm_core::MemberKind;
+use hsm_replication::Standing;
 
 use crate::cluster::Cluster;
 use crate::cluster::machine::Machine;
+
+/// Three of these pass without another fault around the copy that a disk is rolled back to: more than a second of pulses,
+/// in which every member writes down what it knows of the others.
+const TRUCE: Duration = Duration::from_millis(2_500);
 
 /// What can be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +38,9 @@ impl Cluster {
         while tokio::time::Instant::now() < until {
             let wait = 1 + self.random.below(2 * self.plan.fault_every);
             tokio::time::sleep(Duration::from_millis(wait)).await;
-            if let Some(blow) = self.draw() {
+            if let Some(blow) = self.draw()
+                && self.truce.try_lock().is_ok()
+            {
                 self.strike(blow);
             }
         }
@@ -184,11 +191,12 @@ impl Cluster {
             return;
         }
         let Ok(budget) = self.damage.clone().try_lock_owned() else { return };
-        machine.set_damaged(true);
         machine.expect_fault();
         let wait = self.random.below(3_000);
-        match self.random.below(4) {
+        let kind = self.random.below(4);
+        match kind {
             0 => {
+                machine.set_damaged(true);
                 self.trace.tell(|| format!("the disk at {} lies", machine.place));
                 machine.disk.lie(true);
                 tokio::time::sleep(Duration::from_millis(wait)).await;
@@ -197,24 +205,65 @@ impl Cluster {
             1 => {
                 self.trace.tell(|| format!("the disk at {} rots", machine.place));
                 let random = self.random.clone();
-                self.clone().power_cycle(machine.clone(), |machine| machine.disk.rot(4, &random)).await;
+                self.clone()
+                    .power_cycle(machine.clone(), |machine| {
+                        machine.set_damaged(true);
+                        machine.disk.rot(4, &random);
+                    })
+                    .await;
             }
             2 => {
-                self.trace.tell(|| format!("the disk at {} will be replaced by one of now", machine.place));
-                let copy = machine.disk.copy();
-                tokio::time::sleep(Duration::from_millis(wait)).await;
-                self.clone().roll_back(machine.clone(), copy).await;
+                self.clone().roll_back(machine.clone()).await;
             }
             _ => {
                 self.trace.tell(|| format!("the disk at {} is empty", machine.place));
-                self.clone().power_cycle(machine.clone(), |machine| machine.disk.wipe()).await;
+                self.clone()
+                    .power_cycle(machine.clone(), |machine| {
+                        machine.set_damaged(true);
+                        machine.disk.wipe();
+                    })
+                    .await;
             }
         }
         drop(budget);
     }
 
-    async fn roll_back(self: Arc<Self>, machine: Arc<Machine>, copy: crate::cluster::disk::Copy) {
-        self.power_cycle(machine, |machine| machine.disk.put_back(&copy)).await;
+    /// A disk is replaced by an older copy of itself. Its peers can know that only if they had the time to remember, so
+    /// nothing else breaks until the copy is back, and nothing may be broken.
+    async fn roll_back(self: Arc<Self>, machine: Arc<Machine>) {
+        let truce = self.truce.clone().lock_owned().await;
+        tokio::time::sleep(TRUCE).await;
+        if !self.is_whole() {
+            return;
+        }
+        let (copy, before) = (machine.disk.copy(), machine.look().map(|node| node.status()));
+        self.trace.tell(|| format!("the disk at {} will be replaced by one of now", machine.place));
+        tokio::time::sleep(TRUCE).await;
+        let later = machine.look().map(|node| node.status());
+        tokio::time::sleep(TRUCE).await;
+        if let (Some(before), Some(later), true) = (before, later, self.is_whole())
+            && before.node == later.node
+        {
+            let forgets = later.last_entry > before.last_entry && later.voters.contains(&later.node);
+            let put_back = |machine: &Machine| {
+                machine.set_damaged(true);
+                machine.disk.put_back(&copy);
+                machine.set_forgets(forgets.then_some(later.node));
+            };
+            self.clone().power_cycle(machine.clone(), put_back).await;
+        }
+        drop(truce);
+    }
+
+    /// Whether every member runs, takes part and reaches every other.
+    fn is_whole(&self) -> bool {
+        let members = self.members();
+        let runs = |machine: &Arc<Machine>| {
+            let node = machine.reach().map(|(node, _)| node.status());
+            node.is_some_and(|status| status.standing == Standing::Member && status.leader.is_some())
+        };
+        let reaches = |here: &Arc<Machine>| members.iter().all(|there| self.fabric.reaches(here.place, there.place));
+        members.iter().all(|machine| runs(machine) && reaches(machine))
     }
 
     /// An HSM leaves the cluster for good, and another one comes in its place.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hsm_core::{Actor, Index, ObjectHandle};
 use hsm_protocol::{Role, UserName};
-use hsm_replication::{Node, Status};
+use hsm_replication::{Node, Standing as NodeStanding, Status};
 use parking_lot::Mutex;
 
 use crate::cluster::Cluster;
@@ -62,6 +62,11 @@ impl Cluster {
         self.machines.iter().filter_map(|machine| Some((machine.place, machine.look()?))).collect()
     }
 
+    /// Nodes of machines that belong to the cluster, with their places.
+    pub fn member_nodes(&self) -> Vec<(usize, Arc<Node>)> {
+        self.members().iter().filter_map(|machine| Some((machine.place, machine.look()?))).collect()
+    }
+
     /// The place of the machine that holds this node id.
     pub fn place_of(&self, node: u64) -> Option<usize> {
         let holds = |machine: &&Arc<crate::cluster::machine::Machine>| {
@@ -103,6 +108,7 @@ impl Cluster {
             seen.steps
         });
         self.compare_chains(&statuses);
+        self.look_for_forgetful(&statuses);
         if steps % COMPARE_EVERY == 0 {
             self.compare_states(&nodes);
         }
@@ -122,6 +128,16 @@ impl Cluster {
                 }
             }
         });
+    }
+
+    fn look_for_forgetful(&self, statuses: &[(usize, Status)]) {
+        for (place, status) in statuses {
+            let forgets = self.machines[*place].forgets() == Some(status.node);
+            if forgets && status.standing == NodeStanding::Member {
+                let line = format!("machine {place} takes part as node {:x}, whose disk was rolled back", status.node);
+                self.ledger.with(|seen| seen.forgetful.push(line));
+            }
+        }
     }
 
     fn compare_states(&self, nodes: &[(usize, Arc<Node>)]) {

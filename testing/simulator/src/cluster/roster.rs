@@ -60,9 +60,8 @@ impl Cluster {
             let Err(fault) = begun else { return };
             self.trace.tell(|| format!("machine {} does not start: {fault}", machine.place));
             machine.crash(self.any_crash()).await;
-            if self.must_begin_again(machine, &fault) {
-                self.trace.tell(|| format!("machine {} gets an empty disk", machine.place));
-                machine.forget();
+            if must_begin_again(&fault) {
+                self.begin_again(machine, &fault.to_string());
             }
             let wait = 50 + self.random.below(400);
             tokio::time::sleep(Duration::from_millis(wait)).await;
@@ -79,18 +78,13 @@ impl Cluster {
 
     /// What an operator does with a disk that is not what it was: he puts an empty one in. A disk that was honest must not
     /// come to that.
-    fn must_begin_again(&self, machine: &Machine, fault: &OpenFault) -> bool {
-        let lost = match fault {
-            OpenFault::RolledBack { .. } | OpenFault::NotFormed(_) | OpenFault::State(_) | OpenFault::OtherKey => true,
-            OpenFault::Storage(StorageFault::Damaged(_) | StorageFault::Broken { .. }) => true,
-            OpenFault::Storage(_) | OpenFault::Engine(_) => false,
-            _ => false,
-        };
-        if lost && !machine.is_damaged() && machine.identity().is_some() {
-            let line = format!("its disk was honest, and yet: {fault}");
+    fn begin_again(&self, machine: &Machine, why: &str) {
+        if !machine.is_damaged() && machine.identity().is_some() {
+            let line = format!("its disk was honest, and yet: {why}");
             self.ledger.with(|seen| seen.faults.push((machine.place, line)));
         }
-        lost
+        self.trace.tell(|| format!("machine {} gets an empty disk", machine.place));
+        machine.forget();
     }
 
     /// Starts a machine again whose process stops by itself or whose power goes in the middle of a commit, for ever.
@@ -103,7 +97,11 @@ impl Cluster {
             }
             let hands = machine.hands.clone().lock_owned().await;
             if machine.has_stopped() {
+                let rolled_back = machine.was_rolled_back();
                 machine.crash(self.any_crash()).await;
+                if rolled_back {
+                    self.begin_again(&machine, "others remember more of it");
+                }
                 let wait = 20 + self.random.below(1_500);
                 tokio::time::sleep(Duration::from_millis(wait)).await;
                 self.bring_back(&machine).await;
@@ -115,5 +113,14 @@ impl Cluster {
     /// A kind of crash.
     pub fn any_crash(&self) -> Crash {
         Crash::ALL[self.random.place_below(Crash::ALL.len())]
+    }
+}
+
+/// Whether nothing can be made of what is on the disk.
+fn must_begin_again(fault: &OpenFault) -> bool {
+    match fault {
+        OpenFault::RolledBack { .. } | OpenFault::NotFormed(_) | OpenFault::State(_) | OpenFault::OtherKey => true,
+        OpenFault::Storage(StorageFault::Damaged(_) | StorageFault::Broken { .. }) => true,
+        _ => false,
     }
 }

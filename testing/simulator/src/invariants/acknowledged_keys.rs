@@ -30,7 +30,7 @@ struct Expected {
 
 fn end(cluster: &Arc<Cluster>) -> Result<(), String> {
     let (keys, gone) = expected(cluster);
-    for (place, node) in cluster.nodes() {
+    for (place, node) in cluster.member_nodes() {
         for (&handle, expected) in keys.iter().filter(|(handle, _)| !gone.contains(handle)) {
             let payload = node.payload(handle).map_err(|fault| format!("machine {place}: {fault}"))?;
             let Some(payload) = payload else {
@@ -65,12 +65,23 @@ fn expected(cluster: &Arc<Cluster>) -> (BTreeMap<ObjectHandle, Expected>, BTreeS
                         keys.entry(handle).or_default();
                     }
                 }
-                (Action::ReplaceObject { handle, object, .. }, Some((_, Ok(_)))) => {
-                    let version = &mut keys.entry(*handle).or_default().version;
-                    *version = object.version().max(*version);
-                }
                 (Action::DestroyObject { handle }, _) if !call.is_void() => drop(gone.insert(*handle)),
                 _ => {}
+            }
+        }
+        // What is told under a number is the answer to the first command of that number: only that one was executed.
+        let mut first = BTreeMap::new();
+        for (index, decided) in &seen.decided {
+            let origin = decided.command.origin;
+            first.entry((origin.session, origin.sequence)).or_insert(*index);
+        }
+        for (call, index) in seen.calls.iter().filter_map(|call| Some((call, call.done()?.0))) {
+            let executed = first.get(&(call.origin.session, call.origin.sequence)) == Some(&index.0);
+            if let (Action::ReplaceObject { handle, object, .. }, true, true) =
+                (&call.action, executed, call.is_success())
+            {
+                let version = &mut keys.entry(*handle).or_default().version;
+                *version = object.version().max(*version);
             }
         }
         for decided in seen.decided.values() {

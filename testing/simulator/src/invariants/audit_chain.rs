@@ -21,7 +21,7 @@ pub const INVARIANT: Invariant = Invariant { name: NAME, step: nothing, end };
 
 fn end(cluster: &Arc<Cluster>) -> Result<(), String> {
     let mut longest = Vec::new();
-    for (place, node) in cluster.nodes() {
+    for (place, node) in cluster.member_nodes() {
         let entries = workload::audit_of(&node);
         let mut link = audit::FIRST_LINK;
         for (number, entry) in (1..).zip(&entries) {

@@ -20,7 +20,7 @@ fn step(cluster: &Arc<Cluster>) -> Result<(), String> {
 
 fn end(cluster: &Arc<Cluster>) -> Result<(), String> {
     let mut first = None;
-    for (place, node) in cluster.nodes() {
+    for (place, node) in cluster.member_nodes() {
         let here = (node.applied(), node.read().state_hash());
         let (there, before) = *first.get_or_insert((place, here));
         if before.0 == here.0 && before.1 != here.1 {

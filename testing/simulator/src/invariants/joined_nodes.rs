@@ -17,9 +17,8 @@ pub const NAME: &str = "a_joined_node_equals_its_source";
 pub const INVARIANT: Invariant = Invariant { name: NAME, step: nothing, end };
 
 fn end(cluster: &Arc<Cluster>) -> Result<(), String> {
-    let nodes = cluster.nodes();
-    let members = cluster.members.lock().clone();
-    let mut nodes = nodes.iter().filter(|(place, _)| members.contains(place));
+    let nodes = cluster.member_nodes();
+    let mut nodes = nodes.iter();
     let Some((source, first)) = nodes.next() else { return Ok(()) };
     for (place, node) in nodes {
         for handle in (1..=highest_handle(cluster) + 3).map(ObjectHandle) {

@@ -31,7 +31,7 @@ fn end(cluster: &Arc<Cluster>) -> Result<(), String> {
             }
         }
     });
-    for (place, node) in cluster.nodes() {
+    for (place, node) in cluster.member_nodes() {
         let mut found = BTreeMap::new();
         for handle in 1..=highest_handle(cluster) {
             let Some(label) = uid_in(&node, handle)?.and_then(|uid| label_of.get(&uid)) else { continue };

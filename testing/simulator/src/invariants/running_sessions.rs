@@ -16,7 +16,7 @@ pub const INVARIANT: Invariant = Invariant { name: NAME, step: nothing, end };
 
 fn end(cluster: &Arc<Cluster>) -> Result<(), String> {
     let victims = cluster.ledger.with(|seen| seen.victims.clone());
-    for (place, node) in cluster.nodes() {
+    for (place, node) in cluster.member_nodes() {
         for victim in &victims {
             if let Err(refusal) = node.read().session(victim.session, node.now()) {
                 return Err(format!("machine {place} has ended the session of a user who was guessed: {refusal}"));
