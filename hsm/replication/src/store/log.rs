@@ -12,7 +12,7 @@ use redb::ReadableDatabase;
 
 use crate::fault::StorageFault;
 use crate::limits;
-use crate::proposer::Proposals;
+use crate::proposals::Proposals;
 use crate::runtime::wait_for_disk;
 use crate::stamp::Stamper;
 use crate::store::opening::LogBounds;
@@ -70,7 +70,7 @@ impl LogStore {
             memory.bounds
         };
         self.proposals.appending(&entries);
-        let stamped = Some(self.stamper.give());
+        let stamped = self.stamper.give();
         let work = Work { append, bounds: Some(bounds), stamped, durable: true, ..Work::default() };
         wait_for_disk(|| self.store.commit(&work))?;
         self.proposals.flushed();
