@@ -172,7 +172,9 @@ impl ObjectTable {
     }
 
     fn next_in(&self, list: Fingerprint, from: ObjectHandle) -> Option<ObjectHandle> {
-        self.postings.range((list, from)..=(list, ObjectHandle(u64::MAX))).next().map(|&(_, handle)| handle)
+        // No upper bound: looking for it would cost a second way down the tree.
+        let &(found, handle) = self.postings.range((list, from)..).next()?;
+        (found == list).then_some(handle)
     }
 }
 
@@ -213,13 +215,14 @@ fn any_curve(params: &[u8]) -> Option<&'static [u8]> {
     types.filter_map(|key_type| curve::canonical_params(key_type, params).ok()).next()
 }
 
+/// What a search can use of the index, what few objects share first: a search that finds nothing ends there.
 fn terms(wanted: &Template) -> Vec<Term<'_>> {
     let terms = [
-        wanted.number(AttributeKind::Class).map(Term::Class),
-        wanted.number(AttributeKind::KeyType).map(Term::KeyType),
         wanted.octets(AttributeKind::Label).map(Term::Label),
         wanted.octets(AttributeKind::Id).map(Term::Id),
         wanted.octets(AttributeKind::Subject).filter(|subject| !subject.is_empty()).map(Term::Subject),
+        wanted.number(AttributeKind::KeyType).map(Term::KeyType),
+        wanted.number(AttributeKind::Class).map(Term::Class),
     ];
     let terms: Vec<_> = terms.into_iter().flatten().collect();
     if terms.is_empty() { vec![Term::Any] } else { terms }
