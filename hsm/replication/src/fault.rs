@@ -43,6 +43,14 @@ pub enum OpenFault {
     /// `open` was asked for where nothing was formed.
     #[error("the store {0} holds no cluster: form one first")]
     NotFormed(String),
+    /// The store belongs to another node than the one that shall join.
+    #[error("the store belongs to node {found:x}, not to {asked:x}: join with an empty store, or under the first id")]
+    OtherNode {
+        /// Node of the store.
+        found: u64,
+        /// Node that shall join.
+        asked: u64,
+    },
     /// The store was written by a newer version.
     #[error("the store has format {found}, this version reads up to {known}: use a newer kagimori-hsm")]
     NewerFormat {
@@ -91,6 +99,12 @@ pub enum Fault {
     /// The state machine met a state that must not be. Its message names the broken invariant, no operand.
     #[error("an invariant is broken: {0}")]
     Invariant(String),
+    /// This node's state differs from that of most voters at the same command: it must not go on with it.
+    #[error(
+        "this HSM's state differs from that of most voters: its disk or memory failed; empty its data folder and let it \
+         join again"
+    )]
+    Diverged,
     /// The Raft engine ended by itself.
     #[error("replication ended: {0}")]
     Engine(String),

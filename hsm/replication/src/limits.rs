@@ -22,6 +22,56 @@ pub const QUEUE_BYTES: usize = 16 * 1024 * 1024;
 /// batches smaller.
 pub const ENTRIES_IN_FLIGHT: usize = 2;
 
+/// Parts of entries that other members forwarded and that wait for an entry: two from each of 28, and room for restarts.
+pub const FORWARDED_PARTS: usize = 64;
+
+/// Starts of members that one leader takes parts from in one term. Members restart seldom; a term ends at least with
+/// every restart of the leader.
+pub const FORWARDING_STARTS: usize = 4096;
+
+/// How long a forwarded part may wait for an entry before it is refused.
+pub const FORWARDED_WAIT: Duration = Duration::from_secs(2);
+
+/// How long a forwarder waits for the leader's word before it sends a part again.
+pub const FORWARD_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How often a node that has something to propose looks for a leader when it knows none.
+pub const LEADER_POLL: Duration = Duration::from_millis(20);
+
+/// How often each member asks every other one how it does, and how long it waits for the answer. A lease of 4 s is asked
+/// for as often, so that one lost message costs nothing.
+pub const PULSE: Duration = Duration::from_secs(1);
+
+/// How long a member that is asked by the leader waits until it has applied what the leader had.
+pub const PULSE_PATIENCE: Duration = Duration::from_millis(200);
+
+/// How often a node that waits for a command to be applied looks.
+pub const APPLIED_POLL: Duration = Duration::from_millis(5);
+
+/// Entries whose chain hashes are remembered to be compared: what a second of writing makes at most.
+pub const RECENT_HASHES: usize = 4096;
+
+/// Members that are remembered: 28, a witness, and as many that take their places.
+pub const MEMORIES: usize = 64;
+
+/// How often in a row whoever leads must say that this node is no member before it believes it.
+pub const TIMES_UNLISTED: u32 = 3;
+
+/// How often the leader compares Raft's membership with the roster.
+pub const SUPERVISION: Duration = Duration::from_millis(250);
+
+/// How long one change of membership may take before the leader looks again.
+pub const MEMBERSHIP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A member that was heard of within this time is alive: three pulses.
+pub const ALIVE: Duration = Duration::from_secs(3);
+
+/// A voter that was not heard of for this time gives its vote to another HSM. A restart takes less.
+pub const LOST: Duration = Duration::from_secs(60);
+
+/// How long ago a learner's state may have reached the leader's when it becomes a voter.
+pub const LEVEL: Duration = Duration::from_secs(5);
+
 /// How often the proposer gives way to others before it closes an entry that is smaller than the last one: about 100
 /// microseconds, which is less than a fsync.
 pub const GATHER_YIELDS: usize = 300;
@@ -32,14 +82,40 @@ pub const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
 /// Time between two heartbeats of a leader.
 pub const HEARTBEAT: Duration = Duration::from_millis(250);
 
-/// Shortest time without a heartbeat before a voter stands for election.
-pub const ELECTION_MINIMUM: Duration = Duration::from_millis(1000);
+/// Shortest time, after the longest one went by without a heartbeat, before a voter stands for election.
+pub const ELECTION_MINIMUM: Duration = Duration::from_millis(700);
 
-/// Longest such time.
-pub const ELECTION_MAXIMUM: Duration = Duration::from_millis(1600);
+/// Longest such time; also how long a voter that heard a leader grants no other vote.
+pub const ELECTION_MAXIMUM: Duration = Duration::from_millis(1100);
+
+/// How many times as long a witness waits before it stands for election: HSMs go first.
+pub const WITNESS_PATIENCE: u32 = 3;
+
+/// How long a lease lasts from the moment at which it was asked for: more than 1.5 times what a fail-over takes, so that
+/// the loss of a leader isolates nobody.
+pub const LEASE: Duration = Duration::from_secs(4);
+
+/// After this time since the leader received an ask, the asker's lease is over by any clock: a tenth more, for clocks that
+/// run unlike.
+pub const LEASE_PASSED: Duration = Duration::from_millis(4400);
+
+/// How often a lease is asked for, and how long the answer may take.
+pub const LEASE_ASK: Duration = Duration::from_secs(1);
+
+/// How often while there is none.
+pub const LEASE_RETRY: Duration = Duration::from_millis(200);
+
+/// How long a witness waits for the HSM that it hands the lead to.
+pub const HAND_OVER: Duration = Duration::from_secs(3);
+
+/// Time between two attempts of that HSM to be elected.
+pub const ELECTION_PAUSE: Duration = Duration::from_millis(300);
 
 /// Time for one chunk of a snapshot to be sent and stored, and for the last one to be installed.
 pub const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How often one chunk is sent before the snapshot begins anew.
+pub const CHUNK_TRIES: u32 = 5;
 
 /// Entries after which a snapshot is marked, so that the log before it can go. A mark costs nothing: the state in the
 /// store is the snapshot.
@@ -67,3 +143,10 @@ pub const AUDIT_PAGE: usize = 4096;
 const _: () = assert!(FREE_BYTES >= 8 * ENTRY_BYTES as u64);
 const _: () = assert!(QUEUE_BYTES >= 8 * ENTRY_BYTES);
 const _: () = assert!(HEARTBEAT.as_millis() * 2 < ELECTION_MINIMUM.as_millis());
+const _: () = assert!(FORWARDED_WAIT.as_millis() < FORWARD_TIMEOUT.as_millis());
+const _: () = assert!(FORWARD_TIMEOUT.as_millis() < PROPOSE_DEADLINE.as_millis());
+const _: () = assert!(PULSE_PATIENCE.as_millis() * 2 < PULSE.as_millis());
+const _: () = assert!(PULSE.as_millis() * 2 < ALIVE.as_millis() && ALIVE.as_millis() < LOST.as_millis());
+const _: () = assert!(LEASE.as_millis() * 11 <= LEASE_PASSED.as_millis() * 10);
+// A fail-over: nobody grants a vote for the longest election time, the next voter waits at most another one.
+const _: () = assert!(LEASE.as_millis() * 2 >= 3 * (2 * ELECTION_MAXIMUM.as_millis() + HEARTBEAT.as_millis()));

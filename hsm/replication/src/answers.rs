@@ -1,0 +1,106 @@
+//! Answers other members: octets in, octets out.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use hsm_protocol::ErrorCode;
+use openraft::ServerState;
+
+use crate::engine::Shared;
+use crate::fault::StorageFault;
+use crate::forwarding::Received as ReceivedPart;
+use crate::limits;
+use crate::network::{Ask, Message, Told};
+use crate::runtime::wait_for_disk;
+use crate::store::snapshot::{Received, SnapshotData};
+use crate::types::{NodeId, Part, Snapshot, decode};
+
+impl Shared {
+    /// Answers one message. May be called on any thread.
+    pub(crate) async fn answer(self: &Arc<Self>, message: &[u8]) -> Result<Vec<u8>, StorageFault> {
+        let garbled = |error: postcard::Error| StorageFault::Damaged(format!("a member's message: {error}"));
+        let Message { from, history, ask } = decode(message).map_err(garbled)?;
+        let foreign = history.zip(self.link.history.get()).is_some_and(|(theirs, ours)| theirs != *ours);
+        let told = if foreign { Told::Foreign } else { self.tell(from, ask).await? };
+        postcard::to_stdvec(&told).map_err(garbled)
+    }
+
+    async fn tell(self: &Arc<Self>, from: NodeId, ask: Ask) -> Result<Told, StorageFault> {
+        Ok(match ask {
+            Ask::Pulse(pulse) => match self.errands.run(self.clone().answer_pulse(from, pulse)).await {
+                Some(told) => Told::Pulse(Box::new(told)),
+                None => Told::Apart,
+            },
+            _ if !self.standing.takes_part() || self.faults.is_raised() => Told::Apart,
+            Ask::Append(request) => Told::Append(self.raft.append_entries(request).await),
+            Ask::Vote(request) => Told::Vote(self.raft.vote(request).await),
+            Ask::Chunk { vote, meta, chunk } => {
+                match wait_for_disk(|| self.receiver.take(&self.store, &meta, &chunk))? {
+                    Received::Stored => Told::ChunkStored,
+                    Received::OutOfOrder => Told::ChunkRefused,
+                    Received::Whole(progress) => {
+                        let snapshot = Snapshot { meta, snapshot: Box::new(SnapshotData::received(progress)) };
+                        Told::Installed(self.raft.install_full_snapshot(vote, snapshot).await)
+                    }
+                }
+            }
+            // What follows is for members alone.
+            _ if !self.is_member(from) => Told::Apart,
+            Ask::Propose { term, part } => self.take_part(term, part).await,
+            Ask::Lease { applied } => {
+                Told::Lease(self.errands.run(self.clone().grant_lease(from, applied)).await.unwrap_or(false))
+            }
+            Ask::Barrier { index, at_most } => {
+                let outcome = self.errands.run(self.clone().lead_barrier(index, at_most)).await;
+                Told::Barrier(outcome.unwrap_or(Err(ErrorCode::NotReady)))
+            }
+            Ask::Acknowledge { index } => match self.errands.run(self.clone().acknowledge(index)).await {
+                Some(applied) => Told::Acknowledged(applied),
+                None => Told::Apart,
+            },
+            Ask::ReadIndex => {
+                let shared = self.clone();
+                let index = self.errands.run(async move { shared.lead_read_index().await }).await;
+                Told::ReadIndex(index.flatten())
+            }
+            Ask::Elect => {
+                // It goes on after the answer.
+                self.errands.give(self.clone().stand());
+                Told::Done
+            }
+        })
+    }
+
+    /// Whether a node is in the roster, or still in Raft's membership.
+    pub(crate) fn is_member(&self, node: NodeId) -> bool {
+        let listed = self.state.read().members().contains_key(&hsm_core::NodeId(node));
+        listed || self.raft.metrics().borrow().membership_config.membership().get_node(&node).is_some()
+    }
+
+    /// A part that another member forwards to the leader of `term`.
+    async fn take_part(&self, term: u64, part: Part) -> Told {
+        let too_large = part.bytes() > limits::ENTRY_BYTES || part.commands.len() > limits::ENTRY_COMMANDS;
+        let leads = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow();
+            let hands_over = self.hands_over.load(Ordering::SeqCst);
+            metrics.state == ServerState::Leader && metrics.current_term == term && !hands_over
+        };
+        if too_large {
+            return Told::NotProposed(ErrorCode::TooLarge);
+        }
+        let received = self.proposals.inbox.lock().receive(term, part, leads);
+        let waits = match received {
+            ReceivedPart::Waits(told) => told,
+            ReceivedPart::Before => return Told::Proposed,
+            ReceivedPart::Refused(code) => return Told::NotProposed(code),
+            ReceivedPart::Unsure => return Told::Unsure,
+        };
+        self.proposals.wake.notify_one();
+        match waits.await {
+            Ok(Ok(())) => Told::Proposed,
+            Ok(Err(code)) => Told::NotProposed(code),
+            Err(_) => Told::Unsure,
+        }
+    }
+}
