@@ -192,6 +192,17 @@ pub enum PeerFault {
     /// It leaves request after request without an answer.
     #[error("too many requests without an answer")]
     Silent,
+    /// It belongs to another cluster than the one that this process works with.
+    #[error("this HSM belongs to another cluster; see that `addresses` in client.toml names the HSMs of one cluster")]
+    OtherCluster,
+    /// It belongs to the same cluster at another time: before or after it was restored from a backup.
+    #[error(
+        "this HSM is of another incarnation of the cluster (before or after a restoration); stop the one that is out of date"
+    )]
+    OtherIncarnation,
+    /// The cluster's roster does not list it.
+    #[error("this HSM is no member of the cluster any more; take its address out of client.toml")]
+    NotAMember,
     /// It did not agree on the application protocol.
     #[error("no agreement on ALPN hsm/1; is this the port of an HSM?")]
     Alpn,

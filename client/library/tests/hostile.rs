@@ -62,7 +62,7 @@ fn an_answer_that_holds_no_message_ends_the_connection() {
     let fault = peer_fault(|_| {
         let mut bytes = Vec::new();
         let header = Header { method: 0, request_id: 2 << 16 };
-        let empty = wire::Reply { index: 0, body: None };
+        let empty = wire::Reply::default();
         frame::append(&mut bytes, header, &empty).unwrap();
         bytes.extend_from_slice(&[0xff, 0xff, 0xff]);
         bytes[3] += 3;

@@ -212,13 +212,13 @@ impl LateCall {
     fn answer(self, result: Result<Body>) {
         self.count(&result);
         let index = self.service.node().applied().0;
-        self.reply.give(&reply_message(index, result));
+        self.reply.give(&reply_message(&self.service, index, result));
     }
 
     /// Has the courier send the reply: for the log's threads.
     fn answer_by_courier(self, index: Index, result: Result<Body>) {
         self.count(&result);
-        self.reply.give_by_courier(&reply_message(index.0, result));
+        self.reply.give_by_courier(&reply_message(&self.service, index.0, result));
     }
 
     fn count(&self, result: &Result<Body>) {

@@ -25,6 +25,7 @@ mod operate;
 mod passwords;
 mod policy;
 mod random;
+mod roster;
 mod route;
 mod service;
 mod session_objects;

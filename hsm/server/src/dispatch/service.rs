@@ -16,6 +16,7 @@ use super::caller::{Caller, Connection};
 use super::guesses::Guesses;
 use super::key_cache::KeyCache;
 use super::limits::{COMPUTE_QUEUE, PASSWORD_QUEUE, PASSWORD_THREADS};
+use super::roster::Roster;
 use super::session_objects::SessionObjects;
 use super::workers::Workers;
 use crate::connection::ConnectionFacts;
@@ -62,6 +63,7 @@ pub struct Service {
     next_connection: AtomicU64,
     stopping: AtomicBool,
     mechanisms: OnceLock<wire::ListMechanismsReply>,
+    roster: Roster,
 }
 
 impl Service {
@@ -90,6 +92,7 @@ impl Service {
             next_connection: AtomicU64::new(1),
             stopping: AtomicBool::new(false),
             mechanisms: OnceLock::new(),
+            roster: Roster::default(),
         });
         effects.attach(&service);
         Ok(service)
@@ -220,6 +223,10 @@ impl Service {
 
     pub(crate) fn busy(&self) -> &Busy {
         &self.busy
+    }
+
+    pub(crate) fn roster(&self) -> &Roster {
+        &self.roster
     }
 
     pub(crate) fn mechanisms(&self) -> &OnceLock<wire::ListMechanismsReply> {
