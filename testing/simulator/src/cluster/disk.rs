@@ -151,8 +151,9 @@ impl ClusterDisk {
         state.mark = copy.mark;
     }
 
-    /// An empty disk in the place of this one. The machine must be off.
+    /// An empty, honest disk in the place of this one. The machine must be off.
     pub fn wipe(&self) {
+        self.lie(false);
         self.put_back(&Copy { content: Vec::new(), mark: [0; MARK_BYTES] });
     }
 

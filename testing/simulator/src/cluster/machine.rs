@@ -67,8 +67,10 @@ struct State {
     boots: u64,
     boot: Option<NodeContext>,
     node: Option<Arc<Node>>,
-    /// The node id that its disk holds, if it was told one.
+    /// The node that it is, or becomes.
     identity: Option<u64>,
+    /// Whether a process has run as that node.
+    was_node: bool,
     /// Something was done to its disk that crashes do not do.
     damaged: bool,
     /// The node that must not take part any more: its disk was rolled back, and its peers know.
@@ -139,6 +141,7 @@ impl Machine {
         self.disk.wipe();
         let mut state = self.state.lock();
         (state.identity, state.damaged, state.forgets) = (None, false, None);
+        state.was_node = false;
     }
 
     /// What the roster says of it.
@@ -172,9 +175,19 @@ impl Machine {
         self.state.lock().boot.is_some()
     }
 
-    /// The node id that its disk holds.
+    /// The node that it is, or becomes.
     pub fn identity(&self) -> Option<u64> {
         self.state.lock().identity
+    }
+
+    /// It shall become this node.
+    pub fn assign(&self, node: u64) {
+        self.state.lock().identity = Some(node);
+    }
+
+    /// Whether a process has run as the node that it is.
+    pub fn was_node(&self) -> bool {
+        self.state.lock().was_node
     }
 
     /// The process stands still, as by SIGSTOP; what it returns lets it go on.
@@ -227,7 +240,6 @@ impl Machine {
     pub async fn start(&self, beginning: Beginning) -> Result<(), OpenFault> {
         let (boot, settings) = self.begin_boot();
         let key = self.key.clone();
-        let joins = if let Beginning::Join(node) = beginning { Some(node) } else { None };
         let opening = match beginning {
             Beginning::Form => {
                 let mut form = world::form();
@@ -247,7 +259,7 @@ impl Machine {
         }
         let (node, place) = (Arc::new(node), self.place);
         let number = node.status().node;
-        state.identity = Some(joins.unwrap_or(number));
+        (state.identity, state.was_node) = (Some(number), true);
         state.node = Some(node.clone());
         drop(state);
         self.around.fabric.host(place, Some(Host { node, boot }));

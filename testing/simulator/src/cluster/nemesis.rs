@@ -183,7 +183,7 @@ impl Cluster {
         }
         let others_whole = self.machines.iter().all(|other| !other.is_damaged());
         let enough = whole * 2 > voters.len();
-        others_whole && machine.identity().is_some() && (enough || (!is_voter && !voters.is_empty()))
+        others_whole && machine.was_node() && (enough || (!is_voter && !voters.is_empty()))
     }
 
     async fn damage(self: Arc<Self>, machine: Arc<Machine>) {

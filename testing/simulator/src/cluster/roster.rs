@@ -54,7 +54,9 @@ impl Cluster {
     pub async fn bring_back(self: &Arc<Self>, machine: &Arc<Machine>) {
         for _ in 0..STARTS {
             let begun = match machine.identity() {
-                Some(_) => machine.start(Beginning::Open).await,
+                Some(_) if machine.was_node() => machine.start(Beginning::Open).await,
+                // An attempt to join that a crash ended goes on under the same id.
+                Some(node) => machine.start(Beginning::Join(node)).await,
                 None => self.join(machine).await,
             };
             let Err(fault) = begun else { return };
@@ -73,6 +75,7 @@ impl Cluster {
     async fn join(self: &Arc<Self>, machine: &Arc<Machine>) -> Result<(), OpenFault> {
         let refused = || OpenFault::Engine("nobody admits it".to_owned());
         let node = self.admit(machine).await.ok_or_else(refused)?;
+        machine.assign(node);
         machine.start(Beginning::Join(node)).await
     }
 
