@@ -360,7 +360,14 @@ impl<'a> Trial<'a> {
             _ => false,
         };
         let at_least = Duration::from_millis(failure.retry_after_milliseconds.into());
-        if again && self.pause(at_least) { Ok(()) } else { Err(CallError::Refused { code, subject: failure.subject }) }
+        if again && self.pause(at_least) {
+            return Ok(());
+        }
+        let subject = match failure.subject {
+            0 if code == ErrorCode::LoginDelayed => failure.retry_after_milliseconds.into(),
+            subject => subject,
+        };
+        Err(CallError::Refused { code, subject })
     }
 
     fn recover_from_silence(
