@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::installation::{Installation, LABEL, Running, Wishes};
+use crate::installation::{Installation, LABEL, Running, Stage, Wishes};
 use crate::workspace::{Workspace, capture};
 use crate::{narrate, packages};
 
@@ -23,7 +23,7 @@ const KEY: &str = "quickstart";
 /// Arguments of `cargo xtask quickstart`.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Show a signature, stop the HSM and end.
+    /// Show a signature, stop the HSM and end. An HSM that --detach left running goes on.
     #[arg(long, conflicts_with_all = ["detach", "stop"])]
     once: bool,
 
@@ -65,6 +65,9 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         }
         None => (installation.start()?, false),
     };
+    if installation.status().is_ok_and(|status| status.stage == Stage::Active) {
+        narrate::line("ok  the cluster is there from before, with its users and keys");
+    }
     let shown = installation.bring_into_service().and_then(|()| show(&installation));
     if let Err(error) = shown {
         if !found {
@@ -155,6 +158,9 @@ fn invite(installation: &Installation) {
     narrate::heading("Use it from a shell:");
     narrate::line(format!(". {}", installation.environment().display()));
     narrate::line("pkcs11-tool --module $P11_MODULE --login --pin $P11_PIN --list-objects");
+    narrate::line("kagimori key list                                               # as the crypto user");
+    narrate::line("KAGIMORI_ROLE=admin KAGIMORI_PIN=$P11_SO_PIN kagimori user list # as the admin");
+    narrate::line(format!("The passwords lie in {}.", installation.admin().display()));
 }
 
 /// Stays until the person or the HSM ends it.
