@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::installation::{Installation, LABEL, Running, Wishes};
+use crate::installation::{Installation, LABEL, Running, Stage, Wishes};
 use crate::workspace::{Workspace, capture};
 use crate::{narrate, packages};
 
@@ -28,7 +28,7 @@ const KEY: &str = "quickstart";
 /// Arguments of `cargo xtask quickstart`.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Show a signature, stop the HSM and end.
+    /// Show a signature, stop the HSM and end. An HSM that --detach left running goes on.
     #[arg(long, conflicts_with_all = ["detach", "stop"])]
     once: bool,
 
@@ -74,6 +74,9 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         narrate::line("ok  this clone's cluster runs already");
     }
     let mut running = installation.start_members()?;
+    if installation.status().is_ok_and(|status| status.stage == Stage::Active) {
+        narrate::line("ok  the cluster is there from before, with its users and keys");
+    }
     let shown = bring_up(workspace, &installation, &mut running);
     if let Err(error) = shown {
         if !found {
@@ -180,6 +183,9 @@ fn invite(installation: &Installation) {
     narrate::heading("Use it from a shell:");
     narrate::line(format!(". {}", installation.environment().display()));
     narrate::line("pkcs11-tool --module $P11_MODULE --login --pin $P11_PIN --list-objects");
+    narrate::line("kagimori key list                                               # as the crypto user");
+    narrate::line("KAGIMORI_ROLE=admin KAGIMORI_PIN=$P11_SO_PIN kagimori user list # as the admin");
+    narrate::line(format!("The passwords lie in {}.", installation.admin().display()));
 }
 
 /// Stays until the person ends it, or an HSM ends by itself.

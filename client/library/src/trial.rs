@@ -124,7 +124,11 @@ impl<'a> Trial<'a> {
             let fault = PeerFault::Code(failure.code);
             return Err(CallError::Peer { address: route.connection.address().to_owned(), fault });
         };
-        let refused = CallError::Refused { code, subject: failure.subject };
+        let subject = match failure.subject {
+            0 if code == ErrorCode::LoginDelayed => failure.retry_after_milliseconds.into(),
+            subject => subject,
+        };
+        let refused = CallError::Refused { code, subject };
         match code {
             ErrorCode::SessionObjectUnknown if !self.with.sealed_objects => {
                 self.with.sealed_objects = true;

@@ -125,9 +125,9 @@ pub enum LogFormat {
 #[derive(Clone, Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub struct ManageArguments {
-    /// The HSM's management socket.
-    #[arg(long, env = "KAGIMORI_HSM_MANAGEMENT_SOCKET", value_name = "PATH")]
-    pub socket: PathBuf,
+    /// The HSM's management socket; needed.
+    #[arg(long, global = true, env = "KAGIMORI_HSM_MANAGEMENT_SOCKET", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
 
     /// Form of the answer.
     #[arg(long, value_enum, global = true, default_value_t = Output::Text)]
@@ -188,6 +188,15 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn the_management_socket_may_stand_before_or_after_what_is_asked() {
+        for words in [["--socket", "s", "status"], ["status", "--socket", "s"]] {
+            let parsed = CommandLine::try_parse_from(["kagimori-hsm", "manage"].into_iter().chain(words)).unwrap();
+            let Command::Manage(arguments) = parsed.command else { panic!("{words:?}") };
+            assert_eq!(arguments.socket, Some(PathBuf::from("s")), "{words:?}");
+        }
     }
 
     #[test]

@@ -20,9 +20,9 @@ use crate::management::codec::{self, CodecFault};
 /// Does what the command line says. What it prints goes to `out`.
 ///
 /// # Errors
-/// [`Fault::Unreachable`], [`Fault::Refused`] or [`Fault::File`].
+/// [`Fault::Settings`], [`Fault::Unreachable`], [`Fault::Refused`] or [`Fault::File`].
 pub fn run(arguments: &ManageArguments, out: &mut dyn Write) -> Result<(), Fault> {
-    let connection = Connection::open(&arguments.socket)?;
+    let connection = Connection::open(socket(arguments)?)?;
     let shown = match &arguments.command {
         ManageCommand::Status => status(connection)?,
         ManageCommand::Form { label, fips } => form(connection, label, *fips)?,
@@ -35,6 +35,17 @@ pub fn run(arguments: &ManageArguments, out: &mut dyn Write) -> Result<(), Fault
         Output::Json => writeln!(out, "{}", shown.json),
     };
     printed.map_err(|error| Fault::File { file: PathBuf::from("standard output"), cause: error.to_string() })
+}
+
+/// The socket to ask through. The parser cannot demand it: an option for all subcommands must be optional to it.
+fn socket(arguments: &ManageArguments) -> Result<&Path, Fault> {
+    arguments.socket.as_deref().ok_or_else(|| {
+        Fault::Settings(
+            "which HSM? Name its management socket by --socket PATH or KAGIMORI_HSM_MANAGEMENT_SOCKET; `serve` makes \
+             it as management.sock in the data folder unless told otherwise"
+                .to_owned(),
+        )
+    })
 }
 
 /// The same answer in two forms.
@@ -230,4 +241,16 @@ fn stop(mut connection: Connection) -> Result<Shown, Fault> {
 
 fn file_fault(file: &Path, error: &std::io::Error) -> Fault {
     Fault::File { file: file.to_owned(), cause: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_socket_is_asked_for_by_its_option_and_its_variable() {
+        let arguments = ManageArguments { socket: None, output: Output::Text, command: ManageCommand::Status };
+        let said = run(&arguments, &mut Vec::new()).unwrap_err().to_string();
+        assert!(said.contains("--socket") && said.contains("KAGIMORI_HSM_MANAGEMENT_SOCKET"), "{said}");
+    }
 }
