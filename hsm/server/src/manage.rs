@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use hsm_protocol::limits::CERTIFICATE_BYTES;
 use hsm_protocol::management::{
-    Certificates, CertificatesReply, Form, Initialize, Reply, Request, Status, StatusReply, Stop, reply, request,
+    Certificates, CertificatesReply, Form, Initialize, Leave, Member, Reply, Request, Status, StatusReply, Stop, reply,
+    request,
 };
 use hsm_protocol::{ErrorCode, Lifecycle};
 
@@ -28,6 +29,7 @@ pub fn run(arguments: &ManageArguments, out: &mut dyn Write) -> Result<(), Fault
         ManageCommand::Form { label, fips } => form(connection, label, *fips)?,
         ManageCommand::Certificates { out_dir } => certificates(connection, out_dir)?,
         ManageCommand::Initialize { certificate, trust_anchor } => initialize(connection, certificate, trust_anchor)?,
+        ManageCommand::Leave => leave(connection)?,
         ManageCommand::Stop => stop(connection)?,
     };
     let printed = match arguments.output {
@@ -133,15 +135,39 @@ fn show_status(status: &StatusReply) -> Shown {
         line("client certificates", if status.client_certificates_required { "required" } else { "not required" });
         line("activation password", &status.activation_password);
     }
+    lines.extend(status.members.iter().map(show_member));
     let json = serde_json::json!({
+        "members": status.members.iter().map(member_json).collect::<Vec<_>>(),
         "version": status.version, "process": status.process, "sandbox": status.sandbox, "lifecycle": lifecycle,
-        "cluster": status.cluster, "hsm": status.hsm, "label": status.label, "mode": mode,
+        "cluster": status.cluster, "incarnation": status.incarnation, "hsm": status.hsm, "label": status.label, "mode": mode,
         "applied_index": status.applied_index, "objects": status.objects, "users": status.users,
         "sessions": status.sessions, "client_address": status.client_address, "client_socket": status.client_socket,
         "client_certificates_required": status.client_certificates_required,
         "activation_password": status.activation_password,
     });
     Shown { text: lines.join("\n"), json }
+}
+
+/// One line of the roster.
+fn show_member(member: &Member) -> String {
+    let mut words = vec![member.hsm.as_str()];
+    words.extend(member.here.then_some("(this)"));
+    words.extend(member.leads.then_some("leads"));
+    words.extend(member.witness.then_some("witness"));
+    let (zone, peers) = (format!("zone {:?}", member.zone), format!("peers {}", member.peer_address));
+    let (clients, version) = (format!("clients {}", member.client_address), format!("version {}", member.version));
+    words.extend([zone.as_str(), peers.as_str()]);
+    words.extend((!member.client_address.is_empty()).then_some(clients.as_str()));
+    words.push(&version);
+    format!("{:<22}{}", "member", words.join(" "))
+}
+
+fn member_json(member: &Member) -> serde_json::Value {
+    serde_json::json!({
+        "hsm": member.hsm, "node": member.node, "witness": member.witness, "zone": member.zone,
+        "peer_address": member.peer_address, "client_address": member.client_address, "version": member.version,
+        "here": member.here, "leads": member.leads,
+    })
 }
 
 fn form(mut connection: Connection, label: &str, fips: bool) -> Result<Shown, Fault> {
@@ -214,18 +240,31 @@ fn read_certificate(file: &Path) -> Result<String, Fault> {
     std::fs::read_to_string(file).map_err(|error| file_fault(file, &error))
 }
 
+/// Leaves, and waits until the process is gone, which has destroyed its keys then.
+fn leave(mut connection: Connection) -> Result<Shown, Fault> {
+    let status = connection.status()?;
+    connection.done(request::Body::Leave(Leave {}))?;
+    wait_for_end(&mut connection, status.process)?;
+    let text = format!("HSM {} has left the cluster; its copy of the keys is destroyed.", status.hsm);
+    Ok(Shown { text, json: serde_json::json!({ "left": status.hsm }) })
+}
+
 /// Waits until the process is gone: the kernel closes the connection then, and the data folder is free.
 fn stop(mut connection: Connection) -> Result<Shown, Fault> {
     let process = connection.status()?.process;
     connection.done(request::Body::Stop(Stop {}))?;
+    wait_for_end(&mut connection, process)?;
+    Ok(Shown { text: "The HSM has stopped.".to_owned(), json: serde_json::json!({ "stopped": process }) })
+}
+
+fn wait_for_end(connection: &mut Connection, process: u32) -> Result<(), Fault> {
     match codec::receive::<Reply>(&mut connection.stream, limits::STOP_TIME * 2) {
-        Err(CodecFault::Closed | CodecFault::Socket(_)) => {}
+        Err(CodecFault::Closed | CodecFault::Socket(_)) => Ok(()),
         Ok(_) | Err(_) => {
             let message = format!("process {process} has not ended yet; look at its log");
-            return Err(Fault::Refused { code: ErrorCode::NotReady as u32, message });
+            Err(Fault::Refused { code: ErrorCode::NotReady as u32, message })
         }
     }
-    Ok(Shown { text: "The HSM has stopped.".to_owned(), json: serde_json::json!({ "stopped": process }) })
 }
 
 fn file_fault(file: &Path, error: &std::io::Error) -> Fault {

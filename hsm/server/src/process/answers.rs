@@ -1,14 +1,14 @@
-//! Answers to management requests: status, form, certificates, initialize, stop.
+//! Answers to management requests: status, form, certificates, initialize, leave, stop.
 //!
 //! Each runs on the thread of a management connection. A request that changes the cluster holds a lock, so that two
 //! people do not form at once; what can be refused is refused before anything is made.
 
-use hsm_core::Action;
+use hsm_core::{Action, Hsm, HsmId, MemberKind};
 use hsm_protocol::management::{
-    CertificatesReply, Done, Form, Initialize, Reply, Request, StatusReply, reply, request,
+    CertificatesReply, Done, Form, Initialize, Member as MemberLine, Reply, Request, StatusReply, reply, request,
 };
 use hsm_protocol::{ErrorCode, Lifecycle};
-use hsm_replication::Outcome;
+use hsm_replication::{Outcome, Status};
 
 use super::{Event, Process, report};
 use crate::customer_certificate::CheckedCertificates;
@@ -49,6 +49,7 @@ impl Process {
             Some(request::Body::Initialize(initialize)) => {
                 self.initialize(&initialize).map(|()| reply::Body::Done(Done {}))
             }
+            Some(request::Body::Leave(_)) => self.leave().map(|()| reply::Body::Done(Done {})),
             Some(request::Body::Stop(_)) => {
                 report(&self.events, Event::Stop("management"));
                 Ok(reply::Body::Done(Done {}))
@@ -89,11 +90,28 @@ impl Process {
         if let Some(record) = state.cluster() {
             status.lifecycle = record.lifecycle as u32;
             status.cluster = member::hexadecimal(&record.cluster.0);
+            status.incarnation = member::hexadecimal(&record.incarnation.0);
             status.fips = record.fips;
             status.label = record.label.clone();
             status.client_certificates_required = record.client_certificates_required;
         }
+        status.members = members(&state, &member.node().status());
         Ok(status)
+    }
+
+    /// The cluster goes on without this HSM.
+    fn leave(&self) -> Result<(), No> {
+        let _alone = self.change.lock();
+        let Some(member) = self.member() else { return no(ErrorCode::LifecycleRefused, NO_CLUSTER) };
+        match member.propose(Action::RemoveMember { hsm: HsmId(self.surroundings.hsm) }) {
+            Outcome::Done { result: Ok(_), .. } => {
+                report(&self.events, Event::Left);
+                Ok(())
+            }
+            Outcome::Done { result: Err(refusal), .. } => no(refusal.code, refusal.code.explanation()),
+            Outcome::Unavailable(code) => no(code, code.explanation()),
+            Outcome::Unknown => no(ErrorCode::Unknown, "whether this HSM has left is unknown; `status` will tell"),
+        }
     }
 
     fn form(&self, form: &Form) -> Result<(), No> {
@@ -125,7 +143,9 @@ impl Process {
                 certificates.manufacturer_hardware_certificate = ceremony.manufacturer_hardware_certificate.clone();
             }
         }
-        if let Some(installation) = installation::certificates(&self.surroundings.folder)? {
+        if let Some(installation) =
+            installation::certificates(&self.surroundings.folder, self.surroundings.settings.installation())?
+        {
             certificates.aws_root_certificate = installation.aws_root;
             certificates.manufacturer_root_certificate = installation.manufacturer_root;
         }
@@ -160,4 +180,20 @@ impl Process {
         member.open_doors()?;
         Ok(())
     }
+}
+
+/// The roster, as this node sees it.
+fn members(state: &Hsm, here: &Status) -> Vec<MemberLine> {
+    let lines = state.members().iter().map(|(node, member)| MemberLine {
+        hsm: member::hexadecimal(&member.hsm.0),
+        node: format!("{:016x}", node.0),
+        witness: member.kind == MemberKind::Witness,
+        zone: member.zone.clone(),
+        peer_address: member.peer_address.clone(),
+        client_address: member.client_address.clone(),
+        version: member.version.clone(),
+        here: node.0 == here.node,
+        leads: Some(node.0) == here.leader,
+    });
+    lines.collect()
 }
