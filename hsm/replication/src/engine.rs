@@ -1,7 +1,7 @@
 //! Puts the parts of a node together, starts them and stops them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hsm_core::command::{Form, Origin};
@@ -12,41 +12,66 @@ use openraft::error::{Fatal as RaftFatal, InitializeError, RaftError};
 use openraft::{AsyncRuntime, Config, ServerState, SnapshotPolicy};
 use parking_lot::{Mutex, RwLock};
 
-use crate::fault::{Fault, Faults, OpenFault, StorageFault};
+use crate::clock::Clock;
+use crate::errands::{Errands, Waiting, errands};
+use crate::fault::{Fault, Faults, OpenFault};
+use crate::leadership::Leadership;
 use crate::limits;
 use crate::machine::{Applied, Machine};
-use crate::network::{Ask, Peers, Told};
-use crate::node::Status;
+use crate::network::{Link, Peers, history_of};
 use crate::outcome::Outcome;
-use crate::proposer::{self, Proposals};
+use crate::proposals::Proposals;
+use crate::proposer::Proposer;
+use crate::pulse::{self, Vitals};
+use crate::roster::Addresses;
 use crate::runtime::{Rt, wait_for_disk};
 use crate::settings::Settings;
 use crate::stamp::Stamper;
+use crate::standing::{Standing, Standings};
 use crate::store::log::LogStore;
-use crate::store::opening::{self, Opened};
-use crate::store::snapshot::{Received, Receiver, SnapshotData};
+use crate::store::opening::{self, Beginning, Opened};
+use crate::store::snapshot::Receiver;
 use crate::store::{Store, Work};
-use crate::types::{Member, NodeId, Raft, Snapshot, decode};
+use crate::supervisor;
+use crate::types::{Member, NodeId, Raft};
 
 type Task = <Rt as AsyncRuntime>::JoinHandle<()>;
 
-/// What callers of any thread touch.
+/// The parts of a node, which its tasks and callers of any thread share.
 pub(crate) struct Shared {
+    pub(crate) node: NodeId,
     pub(crate) state: Arc<RwLock<Hsm>>,
     pub(crate) store: Arc<Store>,
     pub(crate) applied: Arc<Applied>,
     pub(crate) proposals: Arc<Proposals>,
     pub(crate) stamper: Arc<Stamper>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) raft: Raft,
+    pub(crate) link: Link,
+    pub(crate) addresses: Addresses,
+    pub(crate) vitals: Vitals,
+    pub(crate) standing: Standings,
+    pub(crate) leadership: Leadership,
+    pub(crate) faults: Arc<Faults>,
+    pub(crate) receiver: Receiver,
+    pub(crate) errands: Errands,
 }
 
 /// A running node.
 pub(crate) struct Engine {
-    shared: Shared,
-    node: NodeId,
-    raft: Raft,
-    faults: Arc<Faults>,
-    receiver: Receiver,
+    shared: Arc<Shared>,
     tasks: Mutex<Vec<Task>>,
+}
+
+/// Who votes, as far as this node's log tells.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Company {
+    /// Nobody: there is no cluster in this log yet.
+    Nobody,
+    /// This node alone.
+    Alone,
+    /// Others, with this node or without it.
+    Others,
 }
 
 impl Engine {
@@ -54,8 +79,8 @@ impl Engine {
     pub(crate) async fn form(settings: Settings, key: StorageKey, form: Form) -> Result<Self, OpenFault> {
         let (name, address) = (settings.disk.name(), settings.address.clone());
         let new_node = settings.randomness.number();
-        let engine = Self::start(settings, key, Some(new_node)).await?;
-        if engine.shared.applied.now().0 > 0 {
+        let (engine, joins) = Self::start(settings, key, Beginning::Forms(new_node)).await?;
+        if engine.shared.applied.now().0 > 0 || joins {
             engine.stop().await;
             return Err(OpenFault::AlreadyFormed(name));
         }
@@ -66,79 +91,69 @@ impl Engine {
         formed.map(|()| engine)
     }
 
+    /// Takes part in another node's history, from nothing or from what an earlier attempt got.
+    pub(crate) async fn join(settings: Settings, key: StorageKey, node: NodeId) -> Result<Self, OpenFault> {
+        let name = settings.disk.name();
+        let (engine, joins) = Self::start(settings, key, Beginning::Joins(node)).await?;
+        let found = engine.shared.node;
+        let refusal = match (joins, found == node) {
+            (false, _) => Some(OpenFault::AlreadyFormed(name)),
+            (true, false) => Some(OpenFault::OtherNode { found, asked: node }),
+            (true, true) => None,
+        };
+        let went_on = match refusal {
+            Some(refusal) => Err(refusal),
+            None => engine.go_on().await,
+        };
+        if went_on.is_err() {
+            engine.stop().await;
+        }
+        went_on.map(|()| engine)
+    }
+
     /// Goes on with a history.
     pub(crate) async fn open(settings: Settings, key: StorageKey) -> Result<Self, OpenFault> {
         let name = settings.disk.name();
-        let engine = Self::start(settings, key, None).await?;
-        let ready = engine.become_ready().await;
-        let formed = engine.shared.applied.now().0 > 0;
-        if ready.is_err() || !formed {
+        let (engine, joins) = Self::start(settings, key, Beginning::No).await?;
+        let company = engine.company().await;
+        let nothing = !joins && engine.shared.applied.now().0 == 0;
+        let went_on = match company {
+            Ok(Company::Nobody) if nothing => Err(OpenFault::NotFormed(name)),
+            Ok(Company::Alone) if nothing => match engine.become_sole_leader().await {
+                Ok(()) if engine.shared.applied.now().0 == 0 => Err(OpenFault::NotFormed(name)),
+                led => led,
+            },
+            Ok(_) => engine.go_on().await,
+            Err(fault) => Err(fault),
+        };
+        if went_on.is_err() {
             engine.stop().await;
         }
-        ready?;
-        if formed { Ok(engine) } else { Err(OpenFault::NotFormed(name)) }
+        went_on.map(|()| engine)
     }
 
-    pub(crate) fn shared(&self) -> &Shared {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
-    }
-
-    pub(crate) fn status(&self) -> Status {
-        let metrics = self.raft.metrics().borrow().clone();
-        let (applied, hash) = self.shared.applied.with_hash();
-        Status {
-            node: self.node,
-            leader: metrics.current_leader,
-            term: metrics.current_term,
-            applied,
-            hash,
-            last_entry: metrics.last_log_index.unwrap_or(0),
-            purged_entry: metrics.purged.map(|purged| purged.index),
-            queued: self.shared.proposals.queued(),
-            flushes: self.shared.store.flushes(),
-            flushed_commands: self.shared.proposals.commands(),
-            ready: self.shared.proposals.closed().map_or(Ok(()), Err),
-        }
-    }
-
-    /// Answers another member: octets in, octets out.
-    pub(crate) async fn answer(&self, message: &[u8]) -> Result<Vec<u8>, StorageFault> {
-        let garbled = |error: postcard::Error| StorageFault::Damaged(format!("a member's message: {error}"));
-        let told = match decode(message).map_err(garbled)? {
-            Ask::Append(request) => Told::Append(self.raft.append_entries(request).await),
-            Ask::Vote(request) => Told::Vote(self.raft.vote(request).await),
-            Ask::Chunk { vote, meta, chunk } => {
-                match wait_for_disk(|| self.receiver.take(&self.shared.store, &meta, &chunk))? {
-                    Received::Stored => Told::ChunkStored,
-                    Received::OutOfOrder => Told::ChunkRefused,
-                    Received::Whole(progress) => {
-                        let snapshot = Snapshot { meta, snapshot: Box::new(SnapshotData::received(progress)) };
-                        Told::Installed(self.raft.install_full_snapshot(vote, snapshot).await)
-                    }
-                }
-            }
-        };
-        postcard::to_stdvec(&told).map_err(garbled)
     }
 
     /// Lets what is under way finish, then ends the tasks and closes the store.
     pub(crate) async fn stop(&self) {
-        self.shared.proposals.close(ErrorCode::NotReady);
+        let Shared { proposals, store, faults, raft, .. } = &*self.shared;
+        proposals.close(ErrorCode::NotReady);
         for _ in 0..200 {
-            if self.shared.proposals.is_idle() || self.faults.is_raised() {
+            if proposals.is_idle() || faults.is_raised() {
                 break;
             }
             <Rt as AsyncRuntime>::sleep(Duration::from_millis(10)).await;
         }
-        if <Rt as AsyncRuntime>::timeout(Duration::from_secs(5), self.raft.shutdown()).await.is_err() {
+        if <Rt as AsyncRuntime>::timeout(Duration::from_secs(5), raft.shutdown()).await.is_err() {
             tracing::warn!("replication did not stop in time; the log is durable all the same");
         }
         let tasks = std::mem::take(&mut *self.tasks.lock());
         tasks.iter().for_each(Task::abort);
-        self.shared.proposals.fail_all(ErrorCode::NotReady);
-        let store = &self.shared.store;
+        proposals.fail_all(ErrorCode::NotReady);
         wait_for_disk(|| {
-            let whole = !self.faults.is_raised() && !store.is_closed();
+            let whole = !faults.is_raised() && !store.is_closed();
             let written = whole.then(|| store.commit(&Work { durable: true, ..Work::default() }));
             if let Some(Err(fault)) = written {
                 tracing::warn!(%fault, "the last state was not written; the log has it");
@@ -153,14 +168,17 @@ impl Engine {
         self.shared.store.close();
     }
 
-    async fn start(settings: Settings, key: StorageKey, new_node: Option<NodeId>) -> Result<Self, OpenFault> {
+    /// A node whose Raft neither votes nor is heard yet, and whether its store was made to join a cluster.
+    async fn start(settings: Settings, key: StorageKey, beginning: Beginning) -> Result<(Self, bool), OpenFault> {
         let faults = Arc::new(Faults::new(settings.on_fault.clone()));
-        let opened = wait_for_disk(|| opening::open(&settings.disk, &key, settings.cache_bytes, &faults, new_node))?;
-        let Opened { store, node, hsm, progress, log, vote, stamped } = opened;
+        let opened = wait_for_disk(|| opening::open(&settings.disk, &key, settings.cache_bytes, &faults, beginning))?;
+        let Opened { store, node, hsm, progress, log, vote, stamped, joins } = opened;
         let stamper = Arc::new(Stamper::new(settings.clock.clone(), stamped));
-        let first_number = settings.randomness.number();
-        let proposals = Arc::new(Proposals::new(node, first_number, settings.propose_deadline));
+        let born = vote.map_or(0, |vote| vote.leader_id.term);
+        let boot = settings.randomness.number();
+        let proposals = Arc::new(Proposals::new(node, boot, settings.propose_deadline, born));
         let applied = Arc::new(Applied::new(&progress));
+        let history = Arc::new(history_of(&hsm).map(OnceLock::from).unwrap_or_default());
         let state = Arc::new(RwLock::new(hsm));
         let log = LogStore::new(store.clone(), node, log, vote, proposals.clone(), stamper.clone());
         let machine = Machine {
@@ -172,38 +190,72 @@ impl Engine {
             effects: settings.effects.clone(),
             faults: faults.clone(),
             progress,
+            history: history.clone(),
         };
-        let peers = Peers { network: settings.network.clone() };
-        let raft =
-            Raft::new(node, configuration()?, peers, log, machine).await.map_err(|fatal| engine_fault(&fatal))?;
-        let shared = Shared { state, store, applied, proposals, stamper };
-        let engine = Self { shared, node, raft, faults, receiver: Receiver::new(), tasks: Mutex::default() };
-        engine.spawn_tasks();
-        Ok(engine)
+        let link = Link { network: settings.network.clone(), node, history };
+        let raft = Raft::new(node, configuration()?, Peers { link: link.clone() }, log, machine).await;
+        let raft = raft.map_err(|fatal| engine_fault(&fatal))?;
+        let addresses = Addresses { state: state.clone(), metrics: raft.metrics() };
+        let (errands, waiting) = errands();
+        let shared = Arc::new(Shared {
+            node,
+            state,
+            store,
+            applied,
+            proposals,
+            stamper,
+            clock: settings.clock.clone(),
+            raft,
+            link,
+            addresses,
+            vitals: Vitals::default(),
+            standing: Standings::new(Standing::Checking, settings.on_standing.clone()),
+            leadership: Leadership::default(),
+            faults,
+            receiver: Receiver::new(),
+            errands,
+        });
+        let engine = Self { shared, tasks: Mutex::default() };
+        engine.spawn_tasks(waiting);
+        Ok((engine, joins))
     }
 
-    fn spawn_tasks(&self) {
-        let Shared { proposals, store, stamper, .. } = &self.shared;
-        let proposing = proposer::run(proposals.clone(), self.raft.clone(), store.clone(), stamper.clone());
-        let watching = watch(self.raft.clone(), proposals.clone(), self.faults.clone());
-        self.tasks.lock().extend([Rt::spawn(proposing), Rt::spawn(watching)]);
+    fn spawn_tasks(&self, waiting: Waiting) {
+        let shared = &self.shared;
+        let proposer = Proposer {
+            proposals: shared.proposals.clone(),
+            raft: shared.raft.clone(),
+            store: shared.store.clone(),
+            stamper: shared.stamper.clone(),
+            link: shared.link.clone(),
+            addresses: shared.addresses.clone(),
+        };
+        let watching = watch(shared.raft.clone(), shared.proposals.clone(), shared.faults.clone());
+        self.tasks.lock().extend([
+            Rt::spawn(proposer.run()),
+            Rt::spawn(watching),
+            Rt::spawn(waiting.run()),
+            Rt::spawn(pulse::run(shared.clone())),
+            Rt::spawn(supervisor::run(shared.clone())),
+        ]);
     }
 
     async fn form_history(&self, address: String, mut form: Form) -> Result<(), OpenFault> {
-        let members = BTreeMap::from([(self.node, Member { address })]);
-        match self.raft.initialize(members).await {
+        let Shared { node, raft, proposals, .. } = &*self.shared;
+        let members = BTreeMap::from([(*node, Member { address })]);
+        match raft.initialize(members).await {
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
             Err(error) => return Err(OpenFault::Form(error.to_string())),
         }
-        self.become_ready().await?;
+        self.become_sole_leader().await?;
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let done = move |outcome| {
             // The receiver waits below, unless this future was dropped.
             drop(sender.send(outcome));
         };
         let origin = Origin { session: None, sequence: 0, lowest_unanswered: 0 };
-        form.node = hsm_core::NodeId(self.node);
-        self.shared.proposals.propose(origin, Action::Form(form), Box::new(done));
+        form.node = hsm_core::NodeId(*node);
+        proposals.propose(origin, Action::Form(form), Box::new(done));
         match receiver.await {
             Ok(Outcome::Done { result: Ok(_), .. }) => Ok(()),
             Ok(outcome) => {
@@ -214,20 +266,43 @@ impl Engine {
         }
     }
 
-    /// Waits until commands can be proposed: a sole voter elects itself and applies its log; a member of several does so
-    /// with the others, in its own time.
-    async fn become_ready(&self) -> Result<(), OpenFault> {
-        let voters = self.raft.with_raft_state(|state| state.membership_state.effective().voter_ids().count());
-        if voters.await.map_err(|fatal| engine_fault(&fatal))? == 1 {
-            self.raft.trigger().elect().await.map_err(|fatal| engine_fault(&fatal))?;
-            self.lead().await?;
+    async fn company(&self) -> Result<Company, OpenFault> {
+        let voters = self.shared.raft.with_raft_state(|state| {
+            let voters: Vec<NodeId> = state.membership_state.effective().voter_ids().collect();
+            voters
+        });
+        Ok(match voters.await.map_err(|fatal| engine_fault(&fatal))?.as_slice() {
+            [] => Company::Nobody,
+            [one] if *one == self.shared.node => Company::Alone,
+            _ => Company::Others,
+        })
+    }
+
+    /// A sole voter elects itself and applies its log, before this returns. A member of several does so with the others,
+    /// in its own time.
+    async fn go_on(&self) -> Result<(), OpenFault> {
+        match self.company().await? {
+            Company::Alone => self.become_sole_leader().await,
+            Company::Nobody | Company::Others => {
+                let following = self.shared.clone().follow();
+                self.tasks.lock().push(Rt::spawn(following));
+                Ok(())
+            }
         }
-        self.shared.proposals.open();
+    }
+
+    async fn become_sole_leader(&self) -> Result<(), OpenFault> {
+        let Shared { raft, standing, proposals, .. } = &*self.shared;
+        standing.become_now(Standing::Member);
+        raft.runtime_config().elect(true);
+        raft.trigger().elect().await.map_err(|fatal| engine_fault(&fatal))?;
+        self.lead().await?;
+        proposals.open();
         Ok(())
     }
 
     async fn lead(&self) -> Result<(), OpenFault> {
-        let mut metrics = self.raft.metrics();
+        let mut metrics = self.shared.raft.metrics();
         loop {
             {
                 let metrics = metrics.borrow_and_update();
@@ -242,6 +317,21 @@ impl Engine {
             }
             metrics.changed().await.map_err(|_| OpenFault::Engine("it ended".to_owned()))?;
         }
+    }
+}
+
+impl Shared {
+    /// Becomes ready as soon as there is the state of a cluster here.
+    async fn follow(self: Arc<Self>) {
+        if self.applied.now().0 == 0 {
+            self.standing.become_now(Standing::Joining);
+        }
+        self.raft.runtime_config().elect(true);
+        while self.applied.now().0 == 0 {
+            <Rt as AsyncRuntime>::sleep(limits::LEADER_POLL).await;
+        }
+        self.standing.become_now(Standing::Member);
+        self.proposals.open();
     }
 }
 
@@ -272,6 +362,8 @@ fn configuration() -> Result<Arc<Config>, OpenFault> {
     let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let config = Config {
         cluster_name: "kagimori".to_owned(),
+        // Until it is clear that this node may: see `standing.rs`.
+        enable_elect: false,
         heartbeat_interval: milliseconds(limits::HEARTBEAT),
         election_timeout_min: milliseconds(limits::ELECTION_MINIMUM),
         election_timeout_max: milliseconds(limits::ELECTION_MAXIMUM),

@@ -43,6 +43,14 @@ pub enum OpenFault {
     /// `open` was asked for where nothing was formed.
     #[error("the store {0} holds no cluster: form one first")]
     NotFormed(String),
+    /// The store belongs to another node than the one that shall join.
+    #[error("the store belongs to node {found:x}, not to {asked:x}: join with an empty store, or under the first id")]
+    OtherNode {
+        /// Node of the store.
+        found: u64,
+        /// Node that shall join.
+        asked: u64,
+    },
     /// The store was written by a newer version.
     #[error("the store has format {found}, this version reads up to {known}: use a newer kagimori-hsm")]
     NewerFormat {

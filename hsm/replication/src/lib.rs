@@ -2,7 +2,9 @@
 //!
 //! A [`Node`] takes commands from any thread ([`Node::propose`]), collects those of many callers into one log entry,
 //! makes the entry durable with one fsync, applies it to [`hsm_core::Hsm`] and tells each caller its [`Outcome`]. One
-//! HSM is a group of one voter; a cluster adds members and changes nothing here.
+//! HSM is a group of one voter. In a cluster one member leads; the others forward commands to it (`proposer.rs`,
+//! `forwarding.rs`), tell each other how they do (`pulse.rs`), and the one that leads makes Raft's membership what the
+//! roster in the log says (`supervisor.rs`, `voters.rs`).
 //!
 //! It must not decide whether a command is allowed (`hsm-core` does), see a plaintext key, or speak to clients. It is
 //! the only crate that names openraft and redb. Below it are `hsm-crypto` (seals every row) and `hsm-core`; above it is
@@ -12,24 +14,37 @@
 #[cfg(all(hsm_sim, not(tokio_unstable)))]
 compile_error!("cfg(hsm_sim) needs --cfg tokio_unstable: without tokio's rng_seed a simulation does not replay");
 
+mod answers;
 pub mod clock;
 pub mod disk;
 mod engine;
+mod errands;
 pub mod fault;
+mod forwarding;
+mod leadership;
 pub mod limits;
 mod machine;
 pub mod network;
 pub mod node;
 mod outcome;
+mod proposals;
 mod proposer;
+mod pulse;
 pub mod randomness;
+mod roster;
 pub mod runtime;
 mod settings;
 mod stamp;
+mod standing;
+mod status;
 mod store;
+mod supervisor;
 mod types;
+mod voters;
 
 pub use fault::{Fault, OpenFault, StorageFault};
-pub use node::{AuditEntry, Node, Reading, Status};
+pub use node::{AuditEntry, Node, Reading};
 pub use outcome::{Done, EffectSink, NoEffects, Outcome};
 pub use settings::Settings;
+pub use standing::Standing;
+pub use status::{MemberStatus, Role, Status};

@@ -22,6 +22,50 @@ pub const QUEUE_BYTES: usize = 16 * 1024 * 1024;
 /// batches smaller.
 pub const ENTRIES_IN_FLIGHT: usize = 2;
 
+/// Parts of entries that other members forwarded and that wait for an entry: two from each of 28, and room for restarts.
+pub const FORWARDED_PARTS: usize = 64;
+
+/// Starts of members that one leader takes parts from in one term. Members restart seldom; a term ends at least with
+/// every restart of the leader.
+pub const FORWARDING_STARTS: usize = 4096;
+
+/// How long a forwarded part may wait for an entry before it is refused.
+pub const FORWARDED_WAIT: Duration = Duration::from_secs(2);
+
+/// How long a forwarder waits for the leader's word before it sends a part again.
+pub const FORWARD_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How often a node that has something to propose looks for a leader when it knows none.
+pub const LEADER_POLL: Duration = Duration::from_millis(20);
+
+/// How often each member asks every other one how it does, and how long it waits for the answer. A lease of 4 s is asked
+/// for as often, so that one lost message costs nothing.
+pub const PULSE: Duration = Duration::from_secs(1);
+
+/// How long a member that is asked by the leader waits until it has applied what the leader had.
+pub const PULSE_PATIENCE: Duration = Duration::from_millis(200);
+
+/// How often a node that waits for a command to be applied looks.
+pub const APPLIED_POLL: Duration = Duration::from_millis(5);
+
+/// Entries whose chain hashes are remembered to be compared: what a second of writing makes at most.
+pub const RECENT_HASHES: usize = 4096;
+
+/// How often the leader compares Raft's membership with the roster.
+pub const SUPERVISION: Duration = Duration::from_millis(250);
+
+/// How long one change of membership may take before the leader looks again.
+pub const MEMBERSHIP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A member that was heard of within this time is alive: three pulses.
+pub const ALIVE: Duration = Duration::from_secs(3);
+
+/// A voter that was not heard of for this time gives its vote to another HSM. A restart takes less.
+pub const LOST: Duration = Duration::from_secs(60);
+
+/// How long ago a learner's state may have reached the leader's when it becomes a voter.
+pub const LEVEL: Duration = Duration::from_secs(5);
+
 /// How often the proposer gives way to others before it closes an entry that is smaller than the last one: about 100
 /// microseconds, which is less than a fsync.
 pub const GATHER_YIELDS: usize = 300;
@@ -67,3 +111,7 @@ pub const AUDIT_PAGE: usize = 4096;
 const _: () = assert!(FREE_BYTES >= 8 * ENTRY_BYTES as u64);
 const _: () = assert!(QUEUE_BYTES >= 8 * ENTRY_BYTES);
 const _: () = assert!(HEARTBEAT.as_millis() * 2 < ELECTION_MINIMUM.as_millis());
+const _: () = assert!(FORWARDED_WAIT.as_millis() < FORWARD_TIMEOUT.as_millis());
+const _: () = assert!(FORWARD_TIMEOUT.as_millis() < PROPOSE_DEADLINE.as_millis());
+const _: () = assert!(PULSE_PATIENCE.as_millis() * 2 < PULSE.as_millis());
+const _: () = assert!(PULSE.as_millis() * 2 < ALIVE.as_millis() && ALIVE.as_millis() < LOST.as_millis());

@@ -6,8 +6,9 @@
 //! Applying writes nothing: changes wait for the next commit (see `store/pending.rs`). The write lock on the state is
 //! held for the moment in which changes are absorbed, never while the disk is waited for.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use hsm_core::command::Versioned;
 use hsm_core::{Command, Effect, Hsm, Index, Refusal, Response};
@@ -18,9 +19,11 @@ use serde_bytes::ByteArray;
 use sha2::{Digest, Sha384};
 
 use crate::fault::{Fault, Faults, StorageFault};
+use crate::limits;
+use crate::network::{History, history_of};
 use crate::node::AuditEntry;
 use crate::outcome::{EffectSink, Outcome};
-use crate::proposer::Proposals;
+use crate::proposals::Proposals;
 use crate::runtime::wait_for_disk;
 use crate::stamp::Stamper;
 use crate::store::pending::Changes;
@@ -39,36 +42,65 @@ pub(crate) struct Machine {
     pub(crate) effects: Arc<dyn EffectSink>,
     pub(crate) faults: Arc<Faults>,
     pub(crate) progress: Progress,
+    pub(crate) history: Arc<OnceLock<History>>,
 }
 
-/// The last applied command, to be waited for.
+/// The last applied command, to be waited for, and the hashes of those shortly before.
 pub(crate) struct Applied {
-    state: Mutex<(Index, [u8; 48])>,
+    state: Mutex<Recent>,
     changed: Condvar,
+}
+
+struct Recent {
+    index: Index,
+    hash: [u8; 48],
+    /// After each of the last entries, oldest first.
+    before: VecDeque<(Index, [u8; 48])>,
 }
 
 impl Applied {
     pub(crate) fn new(progress: &Progress) -> Self {
-        Self { state: Mutex::new((progress.index, progress.hash.into_array())), changed: Condvar::new() }
+        let recent = Recent { index: progress.index, hash: progress.hash.into_array(), before: VecDeque::new() };
+        Self { state: Mutex::new(recent), changed: Condvar::new() }
     }
 
     pub(crate) fn now(&self) -> Index {
-        self.state.lock().0
+        self.state.lock().index
     }
 
     /// Index and chain hash of the same moment.
     pub(crate) fn with_hash(&self) -> (Index, [u8; 48]) {
-        *self.state.lock()
+        let state = self.state.lock();
+        (state.index, state.hash)
+    }
+
+    /// The chain hash after the command at `index`, if an entry ended there not long ago.
+    pub(crate) fn hash_at(&self, index: Index) -> Option<[u8; 48]> {
+        let state = self.state.lock();
+        if state.index == index {
+            return Some(state.hash);
+        }
+        let place = state.before.binary_search_by_key(&index, |&(index, _)| index).ok()?;
+        state.before.get(place).map(|&(_, hash)| hash)
     }
 
     pub(crate) fn wait_for(&self, index: Index, at_most: std::time::Duration) -> bool {
         let mut state = self.state.lock();
-        let timeout = self.changed.wait_while_for(&mut state, |(applied, _)| *applied < index, at_most);
+        let timeout = self.changed.wait_while_for(&mut state, |recent| recent.index < index, at_most);
         !timeout.timed_out()
     }
 
     fn set(&self, progress: &Progress) {
-        *self.state.lock() = (progress.index, progress.hash.into_array());
+        let mut state = self.state.lock();
+        let last = (state.index, state.hash);
+        if progress.index > last.0 {
+            if state.before.len() == limits::RECENT_HASHES {
+                state.before.pop_front();
+            }
+            state.before.push_back(last);
+        }
+        (state.index, state.hash) = (progress.index, progress.hash.into_array());
+        drop(state);
         self.changed.notify_all();
     }
 }
@@ -93,22 +125,47 @@ impl Machine {
             self.progress.membership = membership;
         }
         self.store.pend(Changes { progress: Some(self.progress.clone()), ..Changes::default() });
+        self.proposals.passed(log_id.leader_id.term);
     }
 
     fn apply_batch(&mut self, log_id: LogId, batch: &Batch) -> Result<(), Fault> {
         self.stamper.observe(batch.stamp);
+        if batch.term != log_id.leader_id.term {
+            self.advance(log_id, None);
+            return Ok(());
+        }
         let mut changes = Changes::default();
-        let mut outcomes = Vec::with_capacity(batch.commands.len());
-        for encoded in batch.commands.iter() {
-            let (index, result) = self.apply_command(log_id, batch, encoded, &mut changes)?;
-            outcomes.push(Outcome::Done { index, result });
+        let mut own = Vec::new();
+        for part in batch.parts.iter() {
+            let ours = self.proposals.owns(part);
+            let mut outcomes = Vec::with_capacity(if ours { part.commands.len() } else { 0 });
+            for encoded in part.commands.iter() {
+                let (index, result) = self.apply_command(log_id, batch, encoded, &mut changes)?;
+                if ours {
+                    outcomes.push(Outcome::Done { index, result });
+                }
+            }
+            if ours {
+                own.push((part.number, outcomes));
+            }
         }
         self.progress.last = Some(log_id);
         changes.progress = Some(self.progress.clone());
         self.store.pend(changes);
         self.applied.set(&self.progress);
-        self.proposals.applied(batch, outcomes);
+        self.learn_history();
+        own.into_iter().for_each(|(number, outcomes)| self.proposals.applied(number, outcomes));
+        self.proposals.passed(log_id.leader_id.term);
         Ok(())
+    }
+
+    /// Remembers which history this is, as soon as there is one.
+    fn learn_history(&self) {
+        if self.history.get().is_none()
+            && let Some(history) = history_of(&self.state.read())
+        {
+            self.history.get_or_init(|| history);
+        }
     }
 
     fn apply_command(
@@ -157,6 +214,8 @@ impl Machine {
         *self.state.write() = hsm;
         self.progress = progress;
         self.applied.set(&self.progress);
+        self.learn_history();
+        self.proposals.skipped();
         Ok(())
     }
 }

@@ -5,9 +5,11 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use hsm_core::Hsm;
+use hsm_protocol::ErrorCode;
 use openraft::error::{Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
@@ -15,9 +17,10 @@ use openraft::{AsyncRuntime, OptionalSend};
 use serde::{Deserialize, Serialize};
 
 use crate::limits;
+use crate::pulse::{Pulse, PulseTold};
 use crate::runtime::Rt;
 use crate::store::snapshot::Chunk;
-use crate::types::{Member, NodeId, Snapshot, SnapshotMeta, Types, Vote, decode};
+use crate::types::{Member, NodeId, Part, Snapshot, SnapshotMeta, Types, Vote, decode};
 
 /// An answer under way.
 pub type Answer = Pin<Box<dyn Future<Output = Result<Vec<u8>, PeerFault>> + Send>>;
@@ -31,6 +34,12 @@ pub enum PeerFault {
     /// It answered something else than it was asked.
     #[error("member {0:x} does not speak this protocol: {1}")]
     Garbled(u64, String),
+    /// It belongs to another cluster, or to another history of this one.
+    #[error("member {0:x} is of another cluster, or of a history before a restore or a recovery")]
+    Foreign(u64),
+    /// It takes no part now: it was just started and is being checked, or it was rolled back or removed.
+    #[error("member {0:x} takes no part in replication now")]
+    Apart(u64),
 }
 
 /// Carries a message to another member and its answer back.
@@ -52,6 +61,37 @@ impl Network for NoPeers {
     }
 }
 
+/// Which history of which cluster: a message from another one is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct History {
+    cluster: [u8; 16],
+    incarnation: [u8; 16],
+}
+
+/// The history that a state belongs to; `None` before there is a cluster.
+pub(crate) fn history_of(state: &Hsm) -> Option<History> {
+    let cluster = state.cluster()?;
+    Some(History { cluster: cluster.cluster.0, incarnation: cluster.incarnation.0 })
+}
+
+/// What one member sends to another.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Message {
+    /// The sender's node.
+    pub(crate) from: NodeId,
+    /// `None` from a newcomer that has no state yet.
+    pub(crate) history: Option<History>,
+    pub(crate) ask: Ask,
+}
+
+/// [`Message`] as it is sent.
+#[derive(Serialize)]
+struct Sending<'a> {
+    from: NodeId,
+    history: Option<History>,
+    ask: &'a Ask,
+}
+
 /// What one member asks of another.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Ask {
@@ -63,6 +103,13 @@ pub(crate) enum Ask {
         meta: SnapshotMeta,
         chunk: Chunk,
     },
+    /// Commands for the leader of this term.
+    Propose {
+        term: u64,
+        part: Part,
+    },
+    /// How the asker does, and how does the other?
+    Pulse(Pulse),
 }
 
 /// What it answers.
@@ -75,34 +122,79 @@ pub(crate) enum Told {
     Installed(Result<SnapshotResponse<NodeId>, Fatal<NodeId>>),
     /// The chunk does not continue what was received: begin again.
     ChunkRefused,
+    /// The part is in the leader's log, on its disk.
+    Proposed,
+    /// The part is in no log and never will be.
+    NotProposed(ErrorCode),
+    /// Whether the part is in a log is not known here.
+    Unsure,
+    Pulse(Box<PulseTold>),
+    /// The asker belongs to another cluster or another history of it.
+    Foreign,
+    /// This node takes no part now.
+    Apart,
+}
+
+/// The way to other members.
+#[derive(Clone)]
+pub(crate) struct Link {
+    pub(crate) network: Arc<dyn Network>,
+    /// This node.
+    pub(crate) node: NodeId,
+    /// Empty until this node has state.
+    pub(crate) history: Arc<OnceLock<History>>,
+}
+
+impl Link {
+    pub(crate) async fn ask(
+        &self,
+        member: NodeId,
+        address: &str,
+        ask: &Ask,
+        at_most: Duration,
+    ) -> Result<Told, PeerFault> {
+        let garbled = |error: postcard::Error| PeerFault::Garbled(member, error.to_string());
+        let message = Sending { from: self.node, history: self.history.get().copied(), ask };
+        let message = postcard::to_stdvec(&message).map_err(garbled)?;
+        let answer = self.network.call(member, address, message, at_most);
+        // A network that keeps no time is none that this crate may wait for.
+        let answer = <Rt as AsyncRuntime>::timeout(at_most.saturating_mul(2), answer).await;
+        match decode(&answer.map_err(|_| PeerFault::Unreachable(member))??).map_err(garbled)? {
+            Told::Foreign => Err(PeerFault::Foreign(member)),
+            Told::Apart => Err(PeerFault::Apart(member)),
+            told => Ok(told),
+        }
+    }
 }
 
 /// Makes a [`Peer`] for each member.
 pub(crate) struct Peers {
-    pub(crate) network: Arc<dyn Network>,
+    pub(crate) link: Link,
 }
 
 impl RaftNetworkFactory<Types> for Peers {
     type Network = Peer;
 
     async fn new_client(&mut self, target: NodeId, member: &Member) -> Peer {
-        Peer { network: self.network.clone(), target, address: member.address.clone() }
+        Peer { link: self.link.clone(), target, address: member.address.clone() }
     }
 }
 
 /// One other member.
 pub(crate) struct Peer {
-    network: Arc<dyn Network>,
+    link: Link,
     target: NodeId,
     address: String,
 }
 
 impl Peer {
     async fn ask(&self, ask: &Ask, at_most: Duration) -> Result<Told, PeerFault> {
-        let garbled = |error: postcard::Error| PeerFault::Garbled(self.target, error.to_string());
-        let message = postcard::to_stdvec(ask).map_err(garbled)?;
-        let answer = self.network.call(self.target, &self.address, message, at_most).await?;
-        decode(&answer).map_err(garbled)
+        let asked = self.link.ask(self.target, &self.address, ask, at_most).await;
+        if matches!(asked, Err(PeerFault::Foreign(_) | PeerFault::Apart(_))) {
+            // It answers at once, and would be asked again at once.
+            <Rt as AsyncRuntime>::sleep(at_most.min(limits::HEARTBEAT)).await;
+        }
+        asked
     }
 
     fn garbled(&self) -> PeerFault {
@@ -138,8 +230,10 @@ impl From<PeerFault> for SnapshotStop {
 /// How openraft wants to hear of it: a peer that cannot be reached is asked again after [`RaftNetwork::backoff`].
 fn rpc_error(fault: &PeerFault) -> RPCError<NodeId, Member, RaftError<NodeId>> {
     match fault {
-        PeerFault::Unreachable(_) => RPCError::Unreachable(Unreachable::new(fault)),
         PeerFault::Garbled(..) => RPCError::Network(NetworkError::new(fault)),
+        PeerFault::Unreachable(_) | PeerFault::Foreign(_) | PeerFault::Apart(_) => {
+            RPCError::Unreachable(Unreachable::new(fault))
+        }
     }
 }
 

@@ -10,7 +10,6 @@ use hsm_core::audit::AuditRecord;
 use hsm_core::command::{Form, Origin, SealedPayload};
 use hsm_core::{Action, Hsm, Index, ObjectHandle, Stamp};
 use hsm_crypto::StorageKey;
-use hsm_protocol::ErrorCode;
 use parking_lot::{Mutex, RwLockReadGuard};
 use tokio::sync::oneshot;
 
@@ -18,6 +17,7 @@ use crate::engine::{Engine, Shared};
 use crate::fault::{OpenFault, StorageFault};
 use crate::outcome::Outcome;
 use crate::settings::Settings;
+use crate::status::Status;
 
 /// One member of a cluster: the state, the log and the store. Every method may be called from any thread.
 ///
@@ -60,33 +60,6 @@ pub struct AuditEntry {
     pub link: [u8; 48],
 }
 
-/// How a node does, for health, metrics and comparison between members.
-#[derive(Clone, Debug)]
-pub struct Status {
-    /// This node.
-    pub node: u64,
-    /// Who leads, as far as this node knows.
-    pub leader: Option<u64>,
-    /// Raft term.
-    pub term: u64,
-    /// Last applied command.
-    pub applied: Index,
-    /// Chain of hashes through all applied commands: equal index means equal hash.
-    pub hash: [u8; 48],
-    /// Last entry of the log (entries hold batches of commands).
-    pub last_entry: u64,
-    /// Entries up to this one are no more in the log: the stored state holds what they did.
-    pub purged_entry: Option<u64>,
-    /// Commands that wait for an entry.
-    pub queued: usize,
-    /// Entries flushed to disk since the start.
-    pub flushes: u64,
-    /// Commands in these entries.
-    pub flushed_commands: u64,
-    /// Whether this node takes commands: `Err` says why not.
-    pub ready: Result<(), ErrorCode>,
-}
-
 impl Node {
     /// Makes a new history in an empty store and applies `form` as its first command. Blocks.
     ///
@@ -96,8 +69,20 @@ impl Node {
         Self::on_own_thread(move || Engine::form(settings, key, form))
     }
 
-    /// Opens an existing store, verifies and loads it, replays the log and returns when commands can be proposed. Blocks;
-    /// takes time in proportion to the size of the store, every row of which is verified.
+    /// Makes an empty store part of an existing cluster, under a node id that its roster names, or goes on with such an
+    /// attempt. Returns before there is any state: the node answers other members, gets the state from whoever leads, and
+    /// takes commands as soon as it has it ([`Status::ready`]). Blocks.
+    ///
+    /// # Errors
+    /// [`OpenFault::AlreadyFormed`] when the store was formed, [`OpenFault::OtherNode`] when it joined under another id;
+    /// else what [`Node::open`] says.
+    pub fn join(settings: Settings, key: StorageKey, node: u64) -> Result<Self, OpenFault> {
+        Self::on_own_thread(move || Engine::join(settings, key, node))
+    }
+
+    /// Opens an existing store, verifies and loads it, and replays the log. A sole HSM takes commands when this returns;
+    /// a member of several does in its own time ([`Status::ready`]), since that needs the others. Blocks; takes time in
+    /// proportion to the size of the store, every row of which is verified.
     ///
     /// # Errors
     /// Whatever is wrong with the store; nothing is repaired.
@@ -111,6 +96,14 @@ impl Node {
     /// As [`Node::form`].
     pub fn form_here(settings: Settings, key: StorageKey, form: Form) -> Later<'static, Result<Self, OpenFault>> {
         Box::pin(async move { Ok(Self::around(Engine::form(settings, key, form).await?)) })
+    }
+
+    /// [`Node::join`] on the runtime that the caller runs in: for simulation.
+    ///
+    /// # Errors
+    /// As [`Node::join`].
+    pub fn join_here(settings: Settings, key: StorageKey, node: u64) -> Later<'static, Result<Self, OpenFault>> {
+        Box::pin(async move { Ok(Self::around(Engine::join(settings, key, node).await?)) })
     }
 
     /// [`Node::open`] on the runtime that the caller runs in: for simulation.
@@ -179,7 +172,7 @@ impl Node {
 
     /// How the node does.
     pub fn status(&self) -> Status {
-        self.engine.status()
+        self.shared().status()
     }
 
     /// Stops taking commands, waits for those under way, writes what is in memory and closes the store. Blocks. Calling
@@ -202,10 +195,10 @@ impl Node {
     /// # Errors
     /// A message that is none, or a store that failed: drop the connection.
     pub fn answer<'node>(&'node self, message: &'node [u8]) -> Later<'node, Result<Vec<u8>, StorageFault>> {
-        Box::pin(self.engine.answer(message))
+        Box::pin(self.shared().answer(message))
     }
 
-    fn shared(&self) -> &Shared {
+    fn shared(&self) -> &Arc<Shared> {
         self.engine.shared()
     }
 

@@ -11,6 +11,7 @@ use crate::limits;
 use crate::network::{Network, NoPeers};
 use crate::outcome::{EffectSink, NoEffects};
 use crate::randomness::{Randomness, SystemRandomness};
+use crate::standing::Standing;
 
 /// Everything that a node gets from outside. [`Settings::at`] gives the product's choices; a simulation replaces them.
 pub struct Settings {
@@ -27,12 +28,16 @@ pub struct Settings {
     /// Called once, on any thread, when this node can not go on: the process must end (and may start again). Nothing is
     /// acknowledged after it.
     pub on_fault: Arc<dyn Fn(Fault) + Send + Sync>,
+    /// Called on a thread of this crate whenever this node becomes something else to its cluster: hand over and return.
+    pub on_standing: Arc<dyn Fn(Standing) + Send + Sync>,
     /// After this time the outcome of a command that is under way is [`crate::Outcome::Unknown`].
     pub propose_deadline: Duration,
     /// Memory for pages of the store, in bytes.
     pub cache_bytes: usize,
     /// Address under which other members reach this node; empty for a sole HSM.
     pub address: String,
+    /// Whether this node holds no key: it votes, and leads only until an HSM can.
+    pub witness: bool,
 }
 
 impl Settings {
@@ -45,9 +50,11 @@ impl Settings {
             network: Arc::new(NoPeers),
             effects: Arc::new(NoEffects),
             on_fault: Arc::new(|fault| tracing::error!(%fault, "the node stops")),
+            on_standing: Arc::new(|standing| tracing::info!(?standing, "the node's standing changed")),
             propose_deadline: limits::PROPOSE_DEADLINE,
             cache_bytes: limits::CACHE_BYTES,
             address: String::new(),
+            witness: false,
         }
     }
 }

@@ -41,23 +41,43 @@ pub(crate) struct Member {
     pub(crate) address: String,
 }
 
-/// The commands of one log entry. Cheap to clone.
+/// What one log entry holds. Cheap to clone.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Batch {
-    /// Who proposed it: only there do callers wait.
-    pub(crate) proposer: NodeId,
-    /// Its number at that node since the node started, drawn at random at first.
-    pub(crate) number: u64,
     /// The leader's time, which every command of the batch carries.
     pub(crate) stamp: Stamp,
+    /// The term in which the leader meant to propose it. An entry of another term is void: so a command that waited while
+    /// its leader lost the lead and won it again is not done behind the back of a caller that was told it was not.
+    pub(crate) term: u64,
+    /// The leader's own part first, then what other members forwarded.
+    pub(crate) parts: Arc<[Part]>,
+}
+
+/// Commands of one member.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Part {
+    /// Where callers wait for it.
+    pub(crate) proposer: NodeId,
+    /// Which start of that node: random.
+    pub(crate) boot: u64,
+    /// Its number since that start, from 1.
+    pub(crate) number: u64,
     /// Each a [`Versioned`] command in postcard.
     pub(crate) commands: Arc<[EncodedCommand]>,
+}
+
+impl Part {
+    /// Octets of all its commands.
+    pub(crate) fn bytes(&self) -> usize {
+        self.commands.iter().map(|command| command.0.len()).sum()
+    }
 }
 
 impl std::fmt::Debug for Batch {
     /// Never what the commands say.
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "batch {:x} of {} commands", self.number, self.commands.len())
+        let commands: usize = self.parts.iter().map(|part| part.commands.len()).sum();
+        write!(formatter, "batch of {commands} commands in {} parts", self.parts.len())
     }
 }
 

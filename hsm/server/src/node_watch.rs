@@ -89,6 +89,7 @@ pub(crate) fn open_fault(folder: &DataFolder, fault: OpenFault) -> Fault {
         OpenFault::NewerFormat { .. } => Fault::Broken { file, cause, remedy: "Use a newer kagimori-hsm" },
         OpenFault::AlreadyFormed(_)
         | OpenFault::NotFormed(_)
+        | OpenFault::OtherNode { .. }
         | OpenFault::RolledBack { .. }
         | OpenFault::Storage(_)
         | OpenFault::State(_) => Fault::Broken { file, cause, remedy: RESTORE },

@@ -115,9 +115,11 @@ impl World {
                 faults.count.fetch_add(1, Ordering::SeqCst);
                 *faults.last.lock() = fault.to_string();
             }),
+            on_standing: Arc::new(|_| {}),
             propose_deadline: std::time::Duration::from_secs(10),
             cache_bytes: 4 * 1024 * 1024,
             address: String::new(),
+            witness: false,
         }
     }
 

@@ -12,7 +12,7 @@ use redb::ReadableDatabase;
 
 use crate::fault::StorageFault;
 use crate::limits;
-use crate::proposer::Proposals;
+use crate::proposals::Proposals;
 use crate::runtime::wait_for_disk;
 use crate::stamp::Stamper;
 use crate::store::opening::LogBounds;

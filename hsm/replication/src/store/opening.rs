@@ -41,6 +41,19 @@ pub(crate) struct Opened {
     pub(crate) log: LogBounds,
     pub(crate) vote: Option<Vote>,
     pub(crate) stamped: Option<Stamped>,
+    /// It was made to join a cluster.
+    pub(crate) joins: bool,
+}
+
+/// What an empty store becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beginning {
+    /// Nothing: it must hold something.
+    No,
+    /// The store of a node that begins a history.
+    Forms(NodeId),
+    /// The store of a node that joins one.
+    Joins(NodeId),
 }
 
 /// What the log holds: everything after `purged` up to `last`.
@@ -50,15 +63,15 @@ pub(crate) struct LogBounds {
     pub(crate) last: Option<LogId>,
 }
 
-/// Opens and verifies the store. One that is new gets `new_node` as its node's id.
+/// Opens and verifies the store. One that is new becomes what `beginning` says.
 pub(crate) fn open(
     disk: &Arc<dyn Disk>,
     key: &StorageKey,
     cache_bytes: usize,
     faults: &Arc<Faults>,
-    new_node: Option<NodeId>,
+    beginning: Beginning,
 ) -> Result<Opened, OpenFault> {
-    let database = open_database(&**disk, cache_bytes, new_node.is_some())?;
+    let database = open_database(&**disk, cache_bytes, beginning != Beginning::No)?;
     let store = Store {
         disk: disk.clone(),
         key: key.clone(),
@@ -69,7 +82,7 @@ pub(crate) fn open(
         faults: faults.clone(),
         flushes: AtomicU64::new(0),
     };
-    let opened = store.load(new_node);
+    let opened = store.load(beginning);
     if opened.is_err() {
         store.close();
     }
@@ -82,6 +95,7 @@ pub(crate) fn open(
         log: loaded.log,
         vote: loaded.vote,
         stamped: loaded.stamped,
+        joins: loaded.joins,
     })
 }
 
@@ -92,6 +106,7 @@ struct Loaded {
     log: LogBounds,
     vote: Option<Vote>,
     stamped: Option<Stamped>,
+    joins: bool,
 }
 
 fn open_database(disk: &dyn Disk, cache_bytes: usize, form: bool) -> Result<Database, OpenFault> {
@@ -130,19 +145,23 @@ fn is_unfinished(backend: &dyn StorageBackend) -> io::Result<bool> {
 }
 
 impl Store {
-    fn load(&self, new_node: Option<NodeId>) -> Result<Loaded, OpenFault> {
+    fn load(&self, beginning: Beginning) -> Result<Loaded, OpenFault> {
         let transaction = self.with_database(|database| Ok(database.begin_read()?))?;
         let Some(identity) = super::without_panic_opening(|| self.identity(&transaction))? else {
             drop(transaction);
-            return self.begin(new_node);
+            return self.begin(beginning);
         };
         super::without_panic_opening(|| self.load_verified(&transaction, identity))
     }
 
     /// A store without rows: new, or emptied.
-    fn begin(&self, new_node: Option<NodeId>) -> Result<Loaded, OpenFault> {
+    fn begin(&self, beginning: Beginning) -> Result<Loaded, OpenFault> {
         self.compare_with_mark(0)?;
-        let node = new_node.ok_or_else(|| OpenFault::NotFormed(self.disk.name()))?;
+        let (node, joins) = match beginning {
+            Beginning::No => return Err(OpenFault::NotFormed(self.disk.name())),
+            Beginning::Forms(node) => (node, false),
+            Beginning::Joins(node) => (node, true),
+        };
         let identity = Identity { format: FORMAT, node };
         self.with_database(|database| {
             let transaction = database.begin_write()?;
@@ -153,12 +172,15 @@ impl Store {
             table.insert(meta::FORMAT, FORMAT.to_le_bytes().as_slice())?;
             self.put_meta(&mut table, meta::IDENTITY, &identity)?;
             self.put_meta(&mut table, meta::PROGRESS, &(Progress::default(), RowSum::new().to_bytes()))?;
+            if joins {
+                self.put_meta(&mut table, meta::JOINS, &())?;
+            }
             drop(table);
             Ok(transaction.commit()?)
         })?;
         self.commit(&Work { durable: true, ..Work::default() })?;
         let (hsm, progress, log) = (Hsm::empty(), Progress::default(), LogBounds::default());
-        Ok(Loaded { identity, hsm, progress, log, vote: None, stamped: None })
+        Ok(Loaded { identity, hsm, progress, log, vote: None, stamped: None, joins })
     }
 
     /// Who the store belongs to; `None` when it has no rows at all.
@@ -204,9 +226,10 @@ impl Store {
         self.verify_log(transaction, log)?;
         let vote = self.get_meta(&table, meta::VOTE)?;
         let stamped = self.get_meta(&table, meta::STAMPED)?;
+        let joins = self.get_meta::<()>(&table, meta::JOINS)?.is_some();
         *self.writer.lock() = Writer { commit, sum, progress: progress.clone() };
         *self.durable.lock() = progress.clone();
-        Ok(Loaded { identity, hsm, progress, log, vote, stamped })
+        Ok(Loaded { identity, hsm, progress, log, vote, stamped, joins })
     }
 
     fn compare_with_mark(&self, found: u64) -> Result<(), OpenFault> {

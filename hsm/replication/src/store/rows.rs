@@ -33,6 +33,8 @@ pub(crate) mod meta {
     pub(crate) const BOUNDS: &str = "bounds";
     pub(crate) const PROGRESS: &str = "progress";
     pub(crate) const STAMPED: &str = "stamped";
+    /// There in a store that was made to join a cluster and not to begin one.
+    pub(crate) const JOINS: &str = "joins";
 }
 
 /// Who this node is.

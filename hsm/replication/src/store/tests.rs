@@ -12,7 +12,7 @@ use redb::StorageBackend;
 use redb::backends::InMemoryBackend;
 
 use super::log::LogStore;
-use super::opening::{self, Opened};
+use super::opening::{self, Beginning, Opened};
 use super::rows::state_key;
 use super::*;
 use crate::clock::SystemClock;
@@ -20,7 +20,7 @@ use crate::disk::{MARK_BYTES, MARK_SLOT_BYTES};
 use crate::fault::OpenFault;
 use crate::machine::{Applied, Machine};
 use crate::outcome::NoEffects;
-use crate::proposer::Proposals;
+use crate::proposals::Proposals;
 use crate::stamp::Stamper;
 use crate::types::{NodeId, RaftStorageError, Types};
 
@@ -79,13 +79,14 @@ fn key() -> StorageKey {
 
 fn open(disk: &MemoryDisk, key: &StorageKey, new_node: Option<NodeId>) -> Result<Opened, OpenFault> {
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-    opening::open(&disk, key, 1024 * 1024, &Arc::new(Faults::new(Arc::new(|_| {}))), new_node)
+    let beginning = new_node.map_or(Beginning::No, Beginning::Forms);
+    opening::open(&disk, key, 1024 * 1024, &Arc::new(Faults::new(Arc::new(|_| {}))), beginning)
 }
 
 fn parts(opened: Opened) -> (LogStore, Machine) {
-    let Opened { store, node, hsm, progress, log, vote, stamped } = opened;
+    let Opened { store, node, hsm, progress, log, vote, stamped, .. } = opened;
     let stamper = Arc::new(Stamper::new(Arc::new(SystemClock::start()), stamped));
-    let proposals = Arc::new(Proposals::new(node, 1, std::time::Duration::from_secs(1)));
+    let proposals = Arc::new(Proposals::new(node, 1, std::time::Duration::from_secs(1), 0));
     let log = LogStore::new(store.clone(), node, log, vote, proposals.clone(), stamper.clone());
     let machine = Machine {
         state: Arc::new(RwLock::new(hsm)),
@@ -96,6 +97,7 @@ fn parts(opened: Opened) -> (LogStore, Machine) {
         proposals,
         stamper,
         progress,
+        history: Arc::default(),
     };
     (log, machine)
 }

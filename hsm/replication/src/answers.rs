@@ -1,0 +1,74 @@
+//! Answers other members: octets in, octets out.
+
+use std::sync::Arc;
+
+use openraft::ServerState;
+
+use crate::engine::Shared;
+use crate::fault::StorageFault;
+use crate::forwarding::Received as ReceivedPart;
+use crate::limits;
+use crate::network::{Ask, Message, Told};
+use crate::runtime::wait_for_disk;
+use crate::store::snapshot::{Received, SnapshotData};
+use crate::types::{Part, Snapshot, decode};
+
+impl Shared {
+    /// Answers one message. May be called on any thread.
+    pub(crate) async fn answer(self: &Arc<Self>, message: &[u8]) -> Result<Vec<u8>, StorageFault> {
+        let garbled = |error: postcard::Error| StorageFault::Damaged(format!("a member's message: {error}"));
+        let Message { from, history, ask } = decode(message).map_err(garbled)?;
+        let foreign = history.zip(self.link.history.get()).is_some_and(|(theirs, ours)| theirs != *ours);
+        let told = if foreign { Told::Foreign } else { self.tell(from, ask).await? };
+        postcard::to_stdvec(&told).map_err(garbled)
+    }
+
+    async fn tell(self: &Arc<Self>, from: u64, ask: Ask) -> Result<Told, StorageFault> {
+        Ok(match ask {
+            Ask::Pulse(pulse) => match self.errands.run(self.clone().answer_pulse(from, pulse)).await {
+                Some(told) => Told::Pulse(Box::new(told)),
+                None => Told::Apart,
+            },
+            _ if !self.standing.takes_part() => Told::Apart,
+            Ask::Append(request) => Told::Append(self.raft.append_entries(request).await),
+            Ask::Vote(request) => Told::Vote(self.raft.vote(request).await),
+            Ask::Chunk { vote, meta, chunk } => {
+                match wait_for_disk(|| self.receiver.take(&self.store, &meta, &chunk))? {
+                    Received::Stored => Told::ChunkStored,
+                    Received::OutOfOrder => Told::ChunkRefused,
+                    Received::Whole(progress) => {
+                        let snapshot = Snapshot { meta, snapshot: Box::new(SnapshotData::received(progress)) };
+                        Told::Installed(self.raft.install_full_snapshot(vote, snapshot).await)
+                    }
+                }
+            }
+            Ask::Propose { term, part } => self.take_part(term, part).await,
+        })
+    }
+
+    /// A part that another member forwards to the leader of `term`.
+    async fn take_part(&self, term: u64, part: Part) -> Told {
+        let too_large = part.bytes() > limits::ENTRY_BYTES || part.commands.len() > limits::ENTRY_COMMANDS;
+        let leads = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow();
+            metrics.state == ServerState::Leader && metrics.current_term == term
+        };
+        if too_large {
+            return Told::NotProposed(hsm_protocol::ErrorCode::TooLarge);
+        }
+        let received = self.proposals.inbox.lock().receive(term, part, leads);
+        let waits = match received {
+            ReceivedPart::Waits(told) => told,
+            ReceivedPart::Before => return Told::Proposed,
+            ReceivedPart::Refused(code) => return Told::NotProposed(code),
+            ReceivedPart::Unsure => return Told::Unsure,
+        };
+        self.proposals.wake.notify_one();
+        match waits.await {
+            Ok(Ok(())) => Told::Proposed,
+            Ok(Err(code)) => Told::NotProposed(code),
+            Err(_) => Told::Unsure,
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Several nodes in one process, on disks in memory, in tokio's paused time.
+
+#![cfg(not(hsm_sim))]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics where it stands")]
+
+mod forwarding;
+mod members;
+mod support;
