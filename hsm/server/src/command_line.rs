@@ -214,6 +214,12 @@ pub enum ManageCommand {
         #[arg(long, value_name = "FILE")]
         trust_anchor: PathBuf,
     },
+    /// Join a cluster. This HSM must belong to none; a rule of the cluster must cover it.
+    Join {
+        /// Peer address of an HSM of the cluster (its --peer-listen); several are tried in turn.
+        #[arg(long = "member", value_name = "ADDRESS:PORT", required = true)]
+        members: Vec<SocketAddr>,
+    },
     /// Leave the cluster: its other members go on, and this HSM destroys its copy of the keys and stops.
     Leave,
     /// Stop the HSM as SIGTERM does, and wait until it has.

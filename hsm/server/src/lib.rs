@@ -19,6 +19,7 @@ mod formation;
 pub mod health;
 pub mod identity;
 pub mod installation;
+mod joining;
 pub mod limits;
 pub mod listener;
 pub mod logging;

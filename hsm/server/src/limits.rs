@@ -127,6 +127,9 @@ pub const JOIN_TIME: Duration = Duration::from_secs(45);
 /// Time for a member to answer a newcomer: the log decides, perhaps after an election.
 pub const ADMISSION_TIME: Duration = Duration::from_secs(25);
 
+/// Peer addresses in one `manage join`: every member of the largest cluster.
+pub const JOIN_ADDRESSES: usize = 32;
+
 /// Between two attempts to go on with a join that was interrupted.
 pub const JOIN_AGAIN: Duration = Duration::from_secs(5);
 

@@ -3,13 +3,14 @@
 //! It must not touch the HSM's files: everything goes through the socket.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use hsm_protocol::limits::CERTIFICATE_BYTES;
 use hsm_protocol::management::{
-    Certificates, CertificatesReply, Form, Initialize, Leave, Member, Reply, Request, Status, StatusReply, Stop, reply,
-    request,
+    Certificates, CertificatesReply, Form, Initialize, Join, Leave, Member, Reply, Request, Status, StatusReply, Stop,
+    reply, request,
 };
 use hsm_protocol::{ErrorCode, Lifecycle};
 
@@ -29,6 +30,7 @@ pub fn run(arguments: &ManageArguments, out: &mut dyn Write) -> Result<(), Fault
         ManageCommand::Form { label, fips } => form(connection, label, *fips)?,
         ManageCommand::Certificates { out_dir } => certificates(connection, out_dir)?,
         ManageCommand::Initialize { certificate, trust_anchor } => initialize(connection, certificate, trust_anchor)?,
+        ManageCommand::Join { members } => join(connection, members)?,
         ManageCommand::Leave => leave(connection)?,
         ManageCommand::Stop => stop(connection)?,
     };
@@ -118,6 +120,7 @@ fn show_status(status: &StatusReply) -> Shown {
     };
     line("sandbox", &status.sandbox);
     line("lifecycle", lifecycle);
+    line("joining", &status.joining);
     if status.lifecycle != 0 {
         line("cluster", &status.cluster);
         line("hsm", &status.hsm);
@@ -129,7 +132,11 @@ fn show_status(status: &StatusReply) -> Shown {
         line("sessions", &status.sessions.to_string());
         line(
             "clients",
-            if status.client_address.is_empty() { "not yet: initialise first" } else { &status.client_address },
+            match (status.witness, status.client_address.as_str()) {
+                (true, _) => "none: this is a witness",
+                (false, "") => "not yet: initialise first",
+                (false, address) => address,
+            },
         );
         line("client socket", &status.client_socket);
         line("client certificates", if status.client_certificates_required { "required" } else { "not required" });
@@ -139,7 +146,7 @@ fn show_status(status: &StatusReply) -> Shown {
     let json = serde_json::json!({
         "members": status.members.iter().map(member_json).collect::<Vec<_>>(),
         "version": status.version, "process": status.process, "sandbox": status.sandbox, "lifecycle": lifecycle,
-        "cluster": status.cluster, "incarnation": status.incarnation, "hsm": status.hsm, "label": status.label, "mode": mode,
+        "cluster": status.cluster, "incarnation": status.incarnation, "hsm": status.hsm, "joining": status.joining, "witness": status.witness, "label": status.label, "mode": mode,
         "applied_index": status.applied_index, "objects": status.objects, "users": status.users,
         "sessions": status.sessions, "client_address": status.client_address, "client_socket": status.client_socket,
         "client_certificates_required": status.client_certificates_required,
@@ -238,6 +245,20 @@ fn read_certificate(file: &Path) -> Result<String, Fault> {
         return Err(Fault::File { file: file.to_owned(), cause });
     }
     std::fs::read_to_string(file).map_err(|error| file_fault(file, &error))
+}
+
+fn join(mut connection: Connection, members: &[SocketAddr]) -> Result<Shown, Fault> {
+    let members = members.iter().map(ToString::to_string).collect();
+    let reply::Body::Joined(joined) = connection.ask(request::Body::Join(Join { members }))? else {
+        return Err(connection.unexpected());
+    };
+    let status = connection.status()?;
+    let text = if joined.complete {
+        format!("HSM {} is a member of cluster {}, one of {}.", status.hsm, status.cluster, status.members.len())
+    } else {
+        "The cluster has admitted this HSM; its state is still on its way. `status` shows when it is there.".to_owned()
+    };
+    Ok(Shown { text, json: show_status(&status).json })
 }
 
 /// Leaves, and waits until the process is gone, which has destroyed its keys then.

@@ -54,6 +54,8 @@ pub struct Surroundings {
     pub effects: Box<dyn Fn() -> Arc<Effects> + Send + Sync>,
     /// Called when the node can not go on.
     pub on_fault: Arc<dyn Fn(hsm_replication::Fault) + Send + Sync>,
+    /// Called when a node is something else to its cluster than before.
+    pub on_standing: Arc<dyn Fn(hsm_replication::Standing) + Send + Sync>,
 }
 
 /// A member of a cluster.
@@ -96,7 +98,7 @@ impl Member {
         watch.begin();
         folder.rename(&folder.forming_seal(), &folder.seal())?;
         tracing::info!(cluster = %hexadecimal(&cluster.0), fips, memory = ?master.memory(), "cluster formed");
-        Self::around(surroundings, node, master, effects)
+        Self::around(surroundings, Arc::new(node), Arc::new(master), effects)
     }
 
     /// Goes on with the cluster in the data folder; `None` when this HSM belongs to none.
@@ -105,6 +107,10 @@ impl Member {
     /// [`Fault`] that names the file and what to do; nothing is repaired.
     pub fn open(surroundings: &Arc<Surroundings>) -> Result<Option<Self>, Fault> {
         let Surroundings { settings, folder, module, .. } = &**surroundings;
+        if folder.joining_seal().exists() && !folder.seal().exists() {
+            // It was joining: that begins again.
+            return Ok(None);
+        }
         if !folder.store().exists() {
             if folder.seal().exists() {
                 return Err(Fault::Broken {
@@ -136,17 +142,17 @@ impl Member {
         if forming {
             folder.rename(&folder.forming_seal(), &folder.seal())?;
         }
-        Self::around(surroundings, node, master, effects).map(Some)
+        folder.remove(&folder.joining())?;
+        Self::around(surroundings, Arc::new(node), Arc::new(master), effects).map(Some)
     }
 
     /// A member with this node, whose state holds a cluster, and this master key.
     pub(crate) fn around(
         surroundings: &Arc<Surroundings>,
-        node: Node,
-        master: MasterKey,
+        node: Arc<Node>,
+        master: Arc<MasterKey>,
         effects: Arc<Effects>,
     ) -> Result<Self, Fault> {
-        let (node, master) = (Arc::new(node), Arc::new(master));
         let place = place_of(surroundings, &node)?;
         tracing::info!(
             cluster = %hexadecimal(&place.cluster), node = format!("{:x}", place.node), memory = ?master.memory(),
@@ -304,6 +310,14 @@ impl Member {
             peers.follow(roster_of(&members));
         }
         members.contains_key(&NodeId(self.place.node))
+    }
+
+    /// Where the other members listen for this one.
+    pub fn peer_addresses(&self) -> Vec<SocketAddr> {
+        let here = NodeId(self.place.node);
+        let state = self.node.read();
+        let others = state.members().iter().filter(|(node, _)| **node != here);
+        others.filter_map(|(_, member)| member.peer_address.parse().ok()).collect()
     }
 
     /// Whether a member that had applied so many commands, and says that this node is not in the roster, proves that this

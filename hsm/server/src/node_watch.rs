@@ -24,6 +24,8 @@ pub(crate) fn settings(
         settings.network = Arc::<Peers>::clone(peers);
         settings.address = peers.settings().address.to_string();
     }
+    settings.on_standing = Arc::clone(&surroundings.on_standing);
+    settings.witness = surroundings.settings.witness();
     let watch = Arc::clone(watch);
     settings.on_fault = Arc::new(move |fault| watch.report(fault));
     settings

@@ -125,6 +125,7 @@ fn name(request: &Request) -> &'static str {
         Some(Body::Form(_)) => "form",
         Some(Body::Certificates(_)) => "certificates",
         Some(Body::Initialize(_)) => "initialize",
+        Some(Body::Join(_)) => "join",
         Some(Body::Leave(_)) => "leave",
         Some(Body::Stop(_)) => "stop",
         None => "unknown",

@@ -30,6 +30,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 pub use fault::{DialFault, PeerRefusal};
+pub use newcomer::Admission;
 
 use crate::exit::Fault;
 use crate::identity::Identity;
@@ -161,7 +162,11 @@ impl Peers {
     /// where they are now.
     pub fn follow(&self, roster: Roster) {
         self.outbound.lock().retain(|(node, _), outbound| roster.get(node) == Some(outbound.known()));
-        self.roster.send_replace(Arc::new(roster));
+        self.roster.send_if_modified(|known| {
+            let changed = **known != roster;
+            *known = Arc::new(roster);
+            changed
+        });
     }
 
     /// This HSM is a member no more, or stops: every connection ends.

@@ -1,20 +1,25 @@
-//! Answers to management requests: status, form, certificates, initialize, leave, stop.
+//! Answers to management requests: status, form, certificates, initialize, join, leave, stop.
 //!
 //! Each runs on the thread of a management connection. A request that changes the cluster holds a lock, so that two
 //! people do not form at once; what can be refused is refused before anything is made.
 
+use std::sync::Arc;
+
 use hsm_core::{Action, Hsm, HsmId, MemberKind};
 use hsm_protocol::management::{
-    CertificatesReply, Done, Form, Initialize, Member as MemberLine, Reply, Request, StatusReply, reply, request,
+    CertificatesReply, Done, Form, Initialize, Join, Joined, Member as MemberLine, Reply, Request, StatusReply, reply,
+    request,
 };
 use hsm_protocol::{ErrorCode, Lifecycle};
 use hsm_replication::{Outcome, Status};
 
+use super::membership::ADMITTED;
 use super::{Event, Process, report};
 use crate::customer_certificate::CheckedCertificates;
 use crate::exit::Fault;
 use crate::installation;
-use crate::limits::LABEL_BYTES;
+use crate::joining::JoinFault;
+use crate::limits::{JOIN_ADDRESSES as ADDRESSES, JOIN_TIME, LABEL_BYTES};
 use crate::management::server::failure;
 use crate::member::{self, Member};
 
@@ -41,7 +46,7 @@ const NO_CLUSTER: &str = "this HSM belongs to no cluster yet; `form` makes one";
 
 impl Process {
     /// Answers one request.
-    pub(super) fn answer(&self, request: Request) -> Reply {
+    pub(super) fn answer(self: &Arc<Self>, request: Request) -> Reply {
         let answered = match request.body {
             Some(request::Body::Status(_)) => self.status().map(reply::Body::Status),
             Some(request::Body::Form(form)) => self.form(&form).map(|()| reply::Body::Done(Done {})),
@@ -49,6 +54,7 @@ impl Process {
             Some(request::Body::Initialize(initialize)) => {
                 self.initialize(&initialize).map(|()| reply::Body::Done(Done {}))
             }
+            Some(request::Body::Join(join)) => self.join(&join).map(reply::Body::Joined),
             Some(request::Body::Leave(_)) => self.leave().map(|()| reply::Body::Done(Done {})),
             Some(request::Body::Stop(_)) => {
                 report(&self.events, Event::Stop("management"));
@@ -71,6 +77,8 @@ impl Process {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             process: std::process::id(),
             sandbox: self.sandbox.to_string(),
+            joining: self.joining.lock().clone(),
+            witness: self.surroundings.settings.witness(),
             ..StatusReply::default()
         };
         let Some(member) = self.member() else { return Ok(status) };
@@ -99,6 +107,26 @@ impl Process {
         Ok(status)
     }
 
+    fn join(self: &Arc<Self>, join: &Join) -> Result<Joined, No> {
+        let _alone = self.change.lock();
+        if self.member().is_some() {
+            return no(ErrorCode::LifecycleRefused, "this HSM belongs to a cluster already; `leave` ends that");
+        }
+        if join.members.is_empty() || join.members.len() > ADDRESSES {
+            let rule = format!("name 1 to {ADDRESSES} peer addresses of members");
+            return no(ErrorCode::AttributeValue, &rule);
+        }
+        let members: Result<Vec<_>, _> = join.members.iter().map(|address| address.parse()).collect();
+        let Ok(members) = members else { return no(ErrorCode::AttributeValue, "a peer address is no ADDRESS:PORT") };
+        match self.join_within(members, JOIN_TIME) {
+            Some(Ok(())) => Ok(Joined { complete: true }),
+            Some(Err(JoinFault::Refused { code, message })) => Err(No(code, message)),
+            Some(Err(JoinFault::Fault(fault))) => Err(fault.into()),
+            None if self.joining.lock().as_str() == ADMITTED => Ok(Joined { complete: false }),
+            None => no(ErrorCode::Busy, "the join is still under way; `status` tells how far it is"),
+        }
+    }
+
     /// The cluster goes on without this HSM.
     fn leave(&self) -> Result<(), No> {
         let _alone = self.change.lock();
@@ -118,6 +146,15 @@ impl Process {
         let _alone = self.change.lock();
         if self.member().is_some() {
             return no(ErrorCode::LifecycleRefused, "this HSM belongs to a cluster already; a new one needs a new HSM");
+        }
+        if self.surroundings.settings.witness() {
+            return no(
+                ErrorCode::LifecycleRefused,
+                "a witness holds no keys, so no cluster begins with it; it joins one",
+            );
+        }
+        if !self.joining.lock().is_empty() {
+            return no(ErrorCode::Busy, "this HSM is joining a cluster; `status` tells how far it is");
         }
         if form.label.is_empty() || form.label.len() > LABEL_BYTES || form.label.chars().any(char::is_control) {
             let rule = format!("the label must have 1 to {LABEL_BYTES} bytes and no control characters");

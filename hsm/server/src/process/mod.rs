@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use hsm_core::HsmId;
 use hsm_crypto::Module;
+use hsm_replication::Standing;
 use parking_lot::{Mutex, RwLock};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -58,6 +59,7 @@ pub fn serve(settings: Settings) -> Result<(), Fault> {
         member: RwLock::new(None),
         change: Mutex::new(()),
         sandbox: sandbox.clone(),
+        joining: Mutex::default(),
         events,
     });
     let settings = &process.surroundings.settings;
@@ -77,6 +79,7 @@ pub fn serve(settings: Settings) -> Result<(), Fault> {
         %sandbox,
         "kagimori-hsm is running"
     );
+    process.resume_join()?;
     let end = process.run(&inbox);
     process.stop(server);
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -95,6 +98,8 @@ enum Event {
     Peer(PeerEvent),
     /// This HSM has left the cluster.
     Left,
+    /// This node is something else to its cluster than before.
+    Standing(Standing),
     /// The cluster's keys must go.
     Zeroize,
     /// The node can not go on.
@@ -108,6 +113,8 @@ struct Process {
     /// Held by whoever makes or initialises a cluster.
     change: Mutex<()>,
     sandbox: Sandbox,
+    /// How far a join is, in words; empty when none is under way.
+    joining: Mutex<String>,
     events: Sender<Event>,
 }
 
@@ -129,7 +136,7 @@ impl Process {
     }
 
     /// Carries out events until one of them ends the process.
-    fn run(&self, inbox: &Receiver<Event>) -> Result<(), Fault> {
+    fn run(self: &Arc<Self>, inbox: &Receiver<Event>) -> Result<(), Fault> {
         let mut expire_at = Instant::now() + limits::EXPIRE_INTERVAL;
         let mut announce_at = Instant::now();
         let mut close_at: Vec<Instant> = Vec::new();
@@ -147,7 +154,11 @@ impl Process {
                 }
                 Ok(Event::RosterChanged) => self.follow_roster()?,
                 Ok(Event::Peer(event)) => self.hear(&event)?,
-                Ok(Event::Left) => return Err(self.removed()),
+                Ok(Event::Left | Event::Standing(Standing::Removed)) if self.member().is_some() => {
+                    return Err(self.removed());
+                }
+                Ok(Event::Standing(Standing::RolledBack)) => self.rejoin()?,
+                Ok(Event::Left | Event::Standing(_)) => {}
                 Ok(Event::Zeroize) => return self.zeroize(),
                 Ok(Event::Fault(fault)) => return Err(self.node_fault(&fault)),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -161,7 +172,7 @@ impl Process {
             }
             if announce_at <= now {
                 announce_at = now + limits::ANNOUNCE_INTERVAL;
-                self.member().iter().for_each(|member| member.announce());
+                self.look_round()?;
             }
             if expire_at <= now {
                 expire_at = now + limits::EXPIRE_INTERVAL;
@@ -204,7 +215,9 @@ impl Process {
     /// What health and metrics show.
     fn snapshot(&self) -> Snapshot {
         let Some(member) = self.member() else {
-            return Snapshot { not_ready: Some("this HSM belongs to no cluster yet".into()), ..Snapshot::default() };
+            let joining = self.joining.lock().clone();
+            let why = if joining.is_empty() { "this HSM belongs to no cluster yet".to_owned() } else { joining };
+            return Snapshot { not_ready: Some(why), ..Snapshot::default() };
         };
         let node = member.node().status();
         let state = member.node().read();
@@ -235,7 +248,7 @@ fn surroundings(
     peers: Option<Arc<Peers>>,
     events: &Sender<Event>,
 ) -> Arc<Surroundings> {
-    let (for_effects, for_faults) = (events.clone(), events.clone());
+    let (for_effects, for_faults, for_standing) = (events.clone(), events.clone(), events.clone());
     let effects = move || {
         let events = for_effects.clone();
         Effects::new(move |effect| {
@@ -258,6 +271,7 @@ fn surroundings(
         peers,
         effects: Box::new(effects),
         on_fault: Arc::new(on_fault),
+        on_standing: Arc::new(move |standing| report(&for_standing, Event::Standing(standing))),
     })
 }
 

@@ -5,6 +5,7 @@
 
 mod ceremony;
 mod client_certificates;
+mod cluster;
 mod health;
 mod management;
 mod peers;
