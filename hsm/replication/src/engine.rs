@@ -173,7 +173,10 @@ impl Engine {
         let faults = Arc::new(Faults::new(settings.on_fault.clone()));
         let opened = wait_for_disk(|| opening::open(&settings.disk, &key, settings.cache_bytes, &faults, beginning))?;
         let Opened { store, node, hsm, progress, log, vote, stamped, joins } = opened;
-        let stamper = Arc::new(Stamper::new(settings.clock.clone(), stamped));
+        let clock = settings.clock.clone();
+        let stamper =
+            if joins { Stamper::following(clock, stamped, progress.stamp) } else { Stamper::new(clock, stamped) };
+        let stamper = Arc::new(stamper);
         let born = vote.map_or(0, |vote| vote.leader_id.term);
         let boot = settings.randomness.number();
         let proposals = Arc::new(Proposals::new(node, boot, settings.propose_deadline, born));

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hsm_core::command::Origin;
 use hsm_core::{Action, ClusterId, NodeId};
-use hsm_crypto::{ClusterKeys, MasterKey, Module};
+use hsm_crypto::{ClusterKeys, KeyRing, MasterKey, Module};
 use hsm_protocol::Lifecycle;
 use hsm_replication::{Node, OpenFault, Outcome};
 use parking_lot::Mutex;
@@ -71,7 +71,7 @@ pub struct Member {
 
 /// What a member that holds the cluster's keys serves clients with.
 struct Serving {
-    keys: Arc<ClusterKeys>,
+    keys: Arc<KeyRing>,
     service: Arc<Service>,
 }
 
@@ -162,7 +162,7 @@ impl Member {
             None
         } else {
             let keys = ClusterKeys::new(&master, ClusterId(place.cluster)).map_err(|fault| stopped(&fault))?;
-            let keys = Arc::new(keys);
+            let keys = Arc::new(KeyRing::new(keys, None));
             let parts = ServiceParts {
                 node: Arc::clone(&node),
                 module: Arc::clone(&surroundings.module),

@@ -135,10 +135,10 @@ impl Installation {
     pub(super) fn write_client_files(&self) -> Result<()> {
         private_folder(&self.client())?;
         self.make_client_certificate()?;
-        let address = self.addresses()?.clients;
+        let addresses = self.client_addresses()?;
         let text = format!(
             "# Written by `cargo xtask quickstart`. See docs/operations/client-toml.md.\n\n[[cluster]]\nlabel = \
-             \"{LABEL}\"\naddresses = [\"{address}\"]\ntrust-anchor = \"customerCA.crt\"\nclient-certificate = \
+             \"{LABEL}\"\naddresses = [{addresses}]\ntrust-anchor = \"customerCA.crt\"\nclient-certificate = \
              \"client.crt\"\nclient-key = \"client.key\"\ndefault-user = \"{CRYPTO_USER}\"\n"
         );
         std::fs::write(self.client_configuration(), text).context("client.toml cannot be written")?;

@@ -136,7 +136,7 @@ impl World {
         }
         link.sessions.push(attach.token);
         let session = u32::try_from(link.sessions.len()).unwrap();
-        reply::Body::Attach(wire::AttachReply { session, expires_at: 4_000_000_000_000 })
+        reply::Body::Attach(wire::AttachReply { session, expires_at: 4_000_000_000_000, token: Vec::new() })
     }
 
     fn stream(&self, link: &Link, message: wire::Stream) -> reply::Body {

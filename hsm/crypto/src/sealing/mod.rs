@@ -1,19 +1,22 @@
 //! Sealing: everything that leaves the process, or lies on a disk, as ciphertext bound to what it is.
 //!
 //! [`master`] holds the cluster master key and the node's storage key, [`root`] seals them under a root of trust, [`keys`]
-//! seals payloads, session objects and tokens under working keys derived from the master key, [`row`] seals the rows of
-//! the node's own store, [`handover`] seals the master key for a new HSM. [`envelope`] is the one construction that they share. Nothing here knows a mechanism.
+//! seals payloads, session objects and tokens under working keys derived from the master key, [`ring`] has those of two
+//! epochs, [`row`] seals the rows of the node's own store, [`handover`] seals the master key for a new HSM. [`envelope`]
+//! is the one construction that they share. Nothing here knows a mechanism.
 
 pub(crate) mod envelope;
 pub(crate) mod handover;
 pub(crate) mod keys;
 pub(crate) mod master;
+pub(crate) mod ring;
 pub(crate) mod root;
 pub(crate) mod row;
 
 pub use handover::{Handover, SealingPair};
 pub use keys::{ClusterKeys, TokenClaims};
 pub use master::MasterKey;
+pub use ring::{KeyRing, Opened};
 pub use root::{RootFault, RootOfTrust};
 pub use row::{RowSum, StorageKey};
 

@@ -1,7 +1,7 @@
 //! The tables of the store, the keys of their rows, and the rows that are not the state machine's.
 
 use hsm_core::change::Row;
-use hsm_core::{Index, ObjectHandle, SessionId, UserId};
+use hsm_core::{Index, ObjectHandle, SessionId, Stamp, UserId};
 use redb::TableDefinition;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteArray;
@@ -53,6 +53,8 @@ pub(crate) struct Progress {
     pub(crate) membership: Membership,
     /// Last applied command.
     pub(crate) index: Index,
+    /// Stamp of the last applied entry.
+    pub(crate) stamp: Stamp,
     /// SHA-384 chain through all commands: see `machine.rs`.
     pub(crate) hash: ByteArray<48>,
     /// Audit entries so far.
@@ -67,6 +69,7 @@ impl Default for Progress {
             last: None,
             membership: Membership::default(),
             index: Index::default(),
+            stamp: Stamp::default(),
             hash: ByteArray::new([0; 48]),
             audit_count: 0,
             audit_link: ByteArray::new(hsm_core::audit::FIRST_LINK),
@@ -81,6 +84,7 @@ const SESSION: u8 = 4;
 const OBJECT: u8 = 5;
 const COUNTERS: u8 = 6;
 const MEMBER: u8 = 7;
+const EPOCH: u8 = 8;
 /// Far above the others, so that new kinds of rows that are kept in memory find room before it.
 const PAYLOAD: u8 = 0xf0;
 
@@ -94,6 +98,7 @@ pub(crate) fn state_key(row: &Row) -> Vec<u8> {
         Row::Cluster => vec![CLUSTER],
         Row::Counters => vec![COUNTERS],
         Row::Member(node) => with(MEMBER, &node.0.to_be_bytes()),
+        Row::Epoch(epoch) => with(EPOCH, &epoch.0.to_be_bytes()),
         Row::User(user) => with(USER, &user.0.to_be_bytes()),
         Row::Attempt(name) => with(ATTEMPT, name),
         Row::Session(session) => with(SESSION, &session.0),
@@ -110,6 +115,7 @@ pub(crate) fn state_row(key: &[u8]) -> Option<Row> {
         CLUSTER if name.is_empty() => Some(Row::Cluster),
         COUNTERS if name.is_empty() => Some(Row::Counters),
         MEMBER => Some(Row::Member(hsm_core::NodeId(number()?))),
+        EPOCH => Some(Row::Epoch(hsm_core::Epoch(name.try_into().ok().map(u32::from_be_bytes)?))),
         USER => Some(Row::User(UserId(number()?))),
         ATTEMPT => Some(Row::Attempt(name.to_vec())),
         SESSION => Some(Row::Session(SessionId(name.try_into().ok()?))),
@@ -134,6 +140,7 @@ mod tests {
             Row::Cluster,
             Row::Counters,
             Row::User(UserId(7)),
+            Row::Epoch(hsm_core::Epoch(2)),
             Row::Member(hsm_core::NodeId(u64::MAX)),
             Row::Attempt(b"mallory".to_vec()),
             Row::Attempt(Vec::new()),
@@ -146,7 +153,7 @@ mod tests {
             assert_eq!(key.as_slice() >= FIRST_PAYLOAD, !row.in_memory());
             assert_eq!(state_row(&key), Some(row));
         }
-        for bad in [&[][..], &[0], &[1, 1], &[2, 1], &[7, 0], &[8, 0]] {
+        for bad in [&[][..], &[0], &[1, 1], &[2, 1], &[7, 0], &[8, 0], &[9, 0]] {
             assert_eq!(state_row(bad), None);
         }
     }

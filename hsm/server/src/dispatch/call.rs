@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use hsm_core::command::Origin;
 use hsm_core::{Action, Actor, Index, Response, SessionId};
-use hsm_protocol::ErrorCode;
 use hsm_protocol::frame::Header;
 use hsm_protocol::wire::reply::Body;
+use hsm_protocol::{ErrorCode, wire};
 use hsm_replication::Outcome;
 
 use super::caller::{Connection, reply_message};
@@ -147,6 +147,14 @@ impl Call<'_> {
             }
         }
         Ok(Answered::Later)
+    }
+
+    /// Proposes an action for which nothing must be made and whose success says nothing more.
+    pub(crate) fn change_plainly(&self, action: Action) -> Result<Answered> {
+        self.change(
+            Effort::Short,
+            Box::new(move |_| Ok(Made::Action(action.clone(), Box::new(|_, _| Ok(Body::Done(wire::Done {})))))),
+        )
     }
 }
 

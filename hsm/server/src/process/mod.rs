@@ -92,6 +92,8 @@ enum Event {
     Stop(&'static str),
     /// The cluster's certificate or its rule for client certificates changed.
     ReloadTls,
+    /// The cluster master key has a new epoch.
+    EpochBegan,
     /// Members came, went or moved.
     RosterChanged,
     /// Another HSM had something to say of this one.
@@ -152,6 +154,7 @@ impl Process {
                         close_at.extend(CLOSE_AFTER.map(|after| Instant::now() + after));
                     }
                 }
+                Ok(Event::EpochBegan) => tracing::info!("the cluster master key has a new epoch"),
                 Ok(Event::RosterChanged) => self.follow_roster()?,
                 Ok(Event::Peer(event)) => self.hear(&event)?,
                 Ok(Event::Left | Event::Standing(Standing::Removed)) if self.member().is_some() => {
@@ -254,6 +257,7 @@ fn surroundings(
         Effects::new(move |effect| {
             let event = match effect {
                 ProcessEffect::ReloadTls => Event::ReloadTls,
+                ProcessEffect::EpochBegan => Event::EpochBegan,
                 ProcessEffect::RosterChanged => Event::RosterChanged,
                 ProcessEffect::Zeroize => Event::Zeroize,
             };
