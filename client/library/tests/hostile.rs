@@ -52,7 +52,7 @@ fn what_is_no_frame_ends_the_connection_with_the_reason() {
 
 #[test]
 fn an_answer_under_another_id_ends_the_connection() {
-    let fault = peer_fault(|_| Some(Answer::WrongId(reply::Body::Done(wire::Done {}))));
+    let fault = peer_fault(|_| Some(Answer::WrongId(reply::Body::Done(wire::Done::default()))));
     assert_eq!(fault, PeerFault::RequestId);
 }
 

@@ -186,6 +186,17 @@ impl Node {
         Box::pin(async move { waited.await.unwrap_or(Err(ErrorCode::NotReady)) })
     }
 
+    /// [`Node::barrier`] for callers that must not wait: `done` runs on this crate's thread, or at once where nobody else
+    /// holds keys. It is dropped when the node stops.
+    pub fn barrier_then(&self, index: Index, at_most: Duration, done: Box<dyn FnOnce(Barrier) + Send>) {
+        let shared = self.shared();
+        if shared.state.read().members().len() <= 1 {
+            return done(Ok(Vec::new()));
+        }
+        let waited = shared.clone().barrier(index, at_most);
+        shared.errands.give(async move { done(waited.await) });
+    }
+
     /// [`Node::barrier`] for callers that may block.
     pub fn barrier_and_wait(&self, index: Index, at_most: Duration) -> Barrier {
         let (sender, receiver) = std::sync::mpsc::sync_channel(1);

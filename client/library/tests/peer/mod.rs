@@ -261,7 +261,7 @@ impl World {
             Some(request::Body::Attach(attach)) => self.attach(link, attach),
             Some(request::Body::Logout(_)) => {
                 self.sessions.lock().unwrap().remove(&token.unwrap_or_default());
-                reply::Body::Done(wire::Done {})
+                reply::Body::Done(wire::Done::default())
             }
             Some(request::Body::Operate(operate)) => {
                 reply::Body::Bytes(wire::BytesReply { data: operate.data, iv: Vec::new() })
@@ -269,7 +269,7 @@ impl World {
             Some(request::Body::Stream(stream)) => self.stream(link, stream),
             Some(request::Body::AbandonStream(abandon)) => {
                 self.streams.lock().unwrap().remove(&(link.number, abandon.stream));
-                reply::Body::Done(wire::Done {})
+                reply::Body::Done(wire::Done::default())
             }
             Some(request::Body::CreateUser(user)) => {
                 let key = (token.unwrap_or_default(), request.sequence);
@@ -280,8 +280,8 @@ impl World {
                     return result.clone();
                 }
                 *self.done.lock().unwrap().entry(user.name).or_default() += 1;
-                results.insert(key, reply::Body::Done(wire::Done {}));
-                reply::Body::Done(wire::Done {})
+                results.insert(key, reply::Body::Done(wire::Done::default()));
+                reply::Body::Done(wire::Done::default())
             }
             Some(request::Body::ListMechanisms(_)) => reply::Body::ListMechanisms(wire::ListMechanismsReply {
                 items: vec![wire::MechanismInfo { kind: 1, minimum: 2, maximum: 3, flags: 4 }],

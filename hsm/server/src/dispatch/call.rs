@@ -10,6 +10,7 @@ use hsm_protocol::wire::reply::Body;
 use hsm_protocol::{ErrorCode, wire};
 use hsm_replication::Outcome;
 
+use super::barrier;
 use super::caller::{Connection, reply_message};
 use super::failure::Failure;
 use super::limits::{BUSY_RETRY, INDEX_WAIT, REMAKES};
@@ -91,6 +92,16 @@ impl Call<'_> {
         Some(answer.map_err(Failure::from).and_then(|response| newborn::repeated(self, response)))
     }
 
+    /// Answers a repeated call, whose change was done, as its first execution would have been.
+    pub(crate) fn answer_again(&self, body: Body) -> Result<Answered> {
+        if !barrier::follows_method(self.header.method) {
+            return Ok(Answered::Now(body));
+        }
+        let applied = self.service.node().applied();
+        self.begin_late()?.answer_after_barrier(applied, body);
+        Ok(Answered::Later)
+    }
+
     /// Goes on with this request on a worker for long computations.
     pub(crate) fn compute(&self, job: impl FnOnce(&Call<'_>) -> Result<Body> + Send + 'static) -> Result<Answered> {
         self.on(self.service.compute(), job)
@@ -139,10 +150,10 @@ impl Call<'_> {
                     Made::Body(body) => return Ok(Answered::Now(body)),
                     Made::Action(action, then) => (action, then),
                 };
-                Change { late: self.begin_late()?, make, remakes: REMAKES }.propose(action, then);
+                Change { late: self.begin_late()?, make, remakes: REMAKES, barrier: false }.propose(action, then);
             }
             Effort::Long | Effort::Password => {
-                let change = Change { late: self.begin_late()?, make, remakes: REMAKES };
+                let change = Change { late: self.begin_late()?, make, remakes: REMAKES, barrier: false };
                 change.make_on(if effort == Effort::Long { self.service.compute() } else { self.service.passwords() });
             }
         }
@@ -153,7 +164,7 @@ impl Call<'_> {
     pub(crate) fn change_plainly(&self, action: Action) -> Result<Answered> {
         self.change(
             Effort::Short,
-            Box::new(move |_| Ok(Made::Action(action.clone(), Box::new(|_, _| Ok(Body::Done(wire::Done {})))))),
+            Box::new(move |_| Ok(Made::Action(action.clone(), Box::new(|_, _| Ok(Body::Done(wire::Done::default())))))),
         )
     }
 }
@@ -210,6 +221,8 @@ impl LateCall {
 
     /// Sends the reply from this thread.
     fn answer(self, result: Result<Body>) {
+        // A long computation may have outlived the time for which this HSM may go on.
+        let result = result.and_then(|body| self.call().check_serving().map(|()| body));
         self.count(&result);
         let index = self.service.node().applied().0;
         self.reply.give(&reply_message(&self.service, index, result));
@@ -219,6 +232,12 @@ impl LateCall {
     fn answer_by_courier(self, index: Index, result: Result<Body>) {
         self.count(&result);
         self.reply.give_by_courier(&reply_message(&self.service, index.0, result));
+    }
+
+    /// Sends the reply once every HSM knows of the change at `index`, or it is known which may not.
+    fn answer_after_barrier(self, index: Index, body: Body) {
+        let service = Arc::clone(&self.service);
+        barrier::after(&service, index, move |ended| self.answer_by_courier(index, barrier::answer(body, ended)));
     }
 
     fn count(&self, result: &Result<Body>) {
@@ -232,6 +251,8 @@ struct Change {
     late: LateCall,
     make: Make,
     remakes: u32,
+    /// Whether the answer waits until every HSM knows.
+    barrier: bool,
 }
 
 impl Change {
@@ -252,7 +273,8 @@ impl Change {
         place.take(Box::new(job));
     }
 
-    fn propose(self, action: Action, then: Then) {
+    fn propose(mut self, action: Action, then: Then) {
+        self.barrier = barrier::follows(&action);
         let service = Arc::clone(&self.late.service);
         service.metrics().proposal();
         let origin = self.late.call().origin();
@@ -264,7 +286,10 @@ impl Change {
         match outcome {
             Outcome::Done { index, result: Ok(response) } => {
                 let result = then(&self.late.call(), response);
-                self.late.answer_by_courier(index, result);
+                match result {
+                    Ok(body) if self.barrier => self.late.answer_after_barrier(index, body),
+                    result => self.late.answer_by_courier(index, result),
+                }
             }
             Outcome::Done { result: Err(refusal), .. }
                 if refusal.code == ErrorCode::ObjectChanged && self.remakes > 0 =>

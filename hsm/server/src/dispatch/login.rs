@@ -123,7 +123,7 @@ pub(super) fn activate(call: &Call<'_>, message: wire::Activate) -> Result<Answe
         let fips = call.service.node().read().is_fips();
         let verifier = password::make(call.service.module(), password.octets(), fips)?;
         command(call, Action::Activate { verifier })?;
-        Ok(Body::Done(wire::Done {}))
+        Ok(Body::Done(wire::Done::default()))
     })
 }
 
@@ -195,7 +195,7 @@ pub(super) fn log_out(call: &Call<'_>) -> Result<Answered> {
         Effort::Short,
         Box::new(move |_| {
             let action = Action::Logout { session };
-            Ok(Made::Action(action, Box::new(|_, _| Ok(Body::Done(wire::Done {})))))
+            Ok(Made::Action(action, Box::new(|_, _| Ok(Body::Done(wire::Done::default())))))
         }),
     )
 }

@@ -9,6 +9,7 @@
 //! do cryptography: `hsm-crypto` does, and demands the permits that only the state gives. [`crate::connection`] brings the
 //! bytes; the process makes the service and carries out the effects that are not its own.
 
+mod barrier;
 mod call;
 mod caller;
 mod failure;

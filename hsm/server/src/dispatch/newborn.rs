@@ -120,7 +120,7 @@ pub(crate) fn repeated(call: &Call<'_>, response: Response) -> Result<Body> {
         }
         Response::Created(handles) => Ok(reply(handles.into_iter().map(token_object).collect())),
         Response::TrustAnchor(reference) => Ok(Body::TrustAnchor(wire::TrustAnchorReply { reference })),
-        Response::Done => Ok(Body::Done(wire::Done {})),
+        Response::Done => Ok(Body::Done(wire::Done::default())),
         Response::Attempt { .. } | Response::LoggedIn { .. } => {
             tracing::error!(request = call.header.request_id, "the log answers a call with a login");
             Err(ErrorCode::Broken.into())

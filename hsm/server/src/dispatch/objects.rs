@@ -133,7 +133,7 @@ fn find_to_destroy(call: &Call<'_>, reference: &ObjectReference) -> Result<Found
 }
 
 fn done() -> Body {
-    Body::Done(wire::Done {})
+    Body::Done(wire::Done::default())
 }
 
 pub(super) fn set_attributes(call: &Call<'_>, message: wire::SetAttributes) -> Result<Answered> {

@@ -111,7 +111,7 @@ fn sign(module: &Module, ready: Ready<Sign>) -> Result<Body> {
 
 fn verify(module: &Module, ready: Ready<Verify>) -> Result<Body> {
     hsm_crypto::verify(module, ready.permit, &ready.key, &ready.mechanism, &ready.data, &ready.signature)?;
-    Ok(Body::Done(wire::Done {}))
+    Ok(Body::Done(wire::Done::default()))
 }
 
 fn encrypt(module: &Module, ready: Ready<Encrypt>) -> Result<Body> {

@@ -22,5 +22,5 @@ pub(super) fn seed(call: &Call<'_>, message: wire::SeedRandom) -> Result<Answere
     // Additional input only: it can add to the generators' state and never take from it.
     let seed = zeroize::Zeroizing::new(message.seed);
     call.service.module().reseed(&seed)?;
-    Ok(Answered::Now(Body::Done(wire::Done {})))
+    Ok(Answered::Now(Body::Done(wire::Done::default())))
 }

@@ -22,12 +22,13 @@ pub(crate) fn run(call: &Call<'_>, message: Body) -> Result<Answered> {
         Unchecked::Other(message) => message,
     };
     call.check()?;
+    call.check_serving()?;
     if let Some(first) = call.first_answer() {
-        return first.map(Answered::Now);
+        return first.and_then(|body| call.answer_again(body));
     }
     run_chapter(call, message).or_else(|failure| {
         // The first execution of this call may have come in between, and be the reason of the refusal.
-        call.first_answer().map_or(Err(failure), |first| first.map(Answered::Now))
+        call.first_answer().map_or(Err(failure), |first| first.and_then(|body| call.answer_again(body)))
     })
 }
 

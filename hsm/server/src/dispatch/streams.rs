@@ -208,7 +208,7 @@ pub(super) fn part(call: &Call<'_>, message: wire::Stream) -> Result<Answered> {
 
 pub(super) fn abandon(call: &Call<'_>, message: &wire::AbandonStream) -> Result<Answered> {
     call.connection.streams().abandon(message.stream, call.actor);
-    Ok(Answered::Now(Body::Done(wire::Done {})))
+    Ok(Answered::Now(Body::Done(wire::Done::default())))
 }
 
 /// Begins after a look at the user's password, on a thread for that.

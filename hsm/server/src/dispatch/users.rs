@@ -54,7 +54,7 @@ impl Call<'_> {
             Box::new(move |call| {
                 let fips = call.service.node().read().is_fips();
                 let verifier = password::make(call.service.module(), password.octets(), fips)?;
-                Ok(Made::Action(action(verifier), Box::new(|_, _| Ok(Body::Done(wire::Done {})))))
+                Ok(Made::Action(action(verifier), Box::new(|_, _| Ok(Body::Done(wire::Done::default())))))
             }),
         )
     }
