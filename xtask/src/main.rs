@@ -12,6 +12,7 @@ mod narrate;
 mod packages;
 mod quickstart;
 mod ratchet;
+mod simulate;
 mod testing;
 mod verify;
 mod workspace;
@@ -36,6 +37,8 @@ enum Task {
     Quickstart(quickstart::Arguments),
     /// Run every test: unit, property, vector, black-box, foreign clients, crashes, fuzzing.
     Test(testing::Arguments),
+    /// Run simulated clusters under faults: a range of seeds, one seed with its log, or known bugs that must be found.
+    Simulate(simulate::Arguments),
     /// Read-only checks: format, lints, licences and bans, layers, documentation, lengths.
     Verify,
     /// Format the tree and apply the lints' own suggestions.
@@ -62,6 +65,7 @@ fn run(task: Task) -> Result<()> {
     match task {
         Task::Quickstart(arguments) => quickstart::run(&workspace, &arguments),
         Task::Test(arguments) => testing::run(&workspace, &arguments),
+        Task::Simulate(arguments) => simulate::run(&workspace, &arguments),
         Task::Verify => verify::run(&workspace),
         Task::Fix => verify::fix(&workspace),
         Task::Bench(arguments) => bench::run(&workspace, &arguments),

@@ -45,6 +45,8 @@ pub(crate) struct Arguments {
 enum Part {
     /// Unit, property, vector and simulator tests: `cargo test` of the workspace.
     Rust,
+    /// 200 simulated clusters under faults.
+    Simulation,
     /// Fuzz targets, beside the parts that mostly wait.
     Fuzz,
     /// Foreign PKCS#11 clients.
@@ -101,6 +103,9 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     for part in Part::value_variants().iter().copied().filter(|&part| wanted(part)) {
         match part {
             Part::Rust | Part::Fuzz => {}
+            Part::Simulation => timed(part, &mut sum, || {
+                crate::simulate::run_for_tests(workspace).map(|()| Tally { passed: 1, failed: 0 })
+            }),
             Part::Yard => timed(part, &mut sum, || yard::run(workspace)),
             Part::Scripts => timed(part, &mut sum, || scripts::run(workspace)),
             Part::BlackBox => timed(part, &mut sum, || black_box::run(workspace)),

@@ -30,6 +30,11 @@ impl Workspace {
         Ok(Self { root: root.to_owned() })
     }
 
+    /// A copy of the tree.
+    pub(crate) fn at(root: PathBuf) -> Self {
+        Self { root }
+    }
+
     /// A path in the tree.
     pub(crate) fn path(&self, below: impl AsRef<Path>) -> PathBuf {
         self.root.join(below)
@@ -69,6 +74,13 @@ impl Workspace {
                 command.env_remove(name);
             }
         }
+        command
+    }
+
+    /// A git command in this tree.
+    pub(crate) fn git(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("git");
+        command.current_dir(&self.root).args(arguments);
         command
     }
 

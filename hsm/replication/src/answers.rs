@@ -19,9 +19,13 @@ impl Shared {
     /// Answers one message. May be called on any thread.
     pub(crate) async fn answer(self: &Arc<Self>, message: &[u8]) -> Result<Vec<u8>, StorageFault> {
         let garbled = |error: postcard::Error| StorageFault::Damaged(format!("a member's message: {error}"));
-        let Message { from, history, ask } = decode(message).map_err(garbled)?;
+        let Message { from, to, history, ask } = decode(message).map_err(garbled)?;
         let foreign = history.zip(self.link.history.get()).is_some_and(|(theirs, ours)| theirs != *ours);
-        let told = if foreign { Told::Foreign } else { self.tell(from, ask).await? };
+        let told = match () {
+            () if to != self.node => Told::Apart,
+            () if foreign => Told::Foreign,
+            () => self.tell(from, ask).await?,
+        };
         postcard::to_stdvec(&told).map_err(garbled)
     }
 

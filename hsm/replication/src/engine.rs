@@ -186,7 +186,10 @@ impl Engine {
         let faults = Arc::new(Faults::new(settings.on_fault.clone()));
         let opened = wait_for_disk(|| opening::open(&settings.disk, &key, settings.cache_bytes, &faults, beginning))?;
         let Opened { store, node, hsm, progress, log, vote, stamped, joins, new, memories } = opened;
-        let stamper = Arc::new(Stamper::new(settings.clock.clone(), stamped));
+        let clock = settings.clock.clone();
+        let stamper =
+            if joins { Stamper::following(clock, stamped, progress.stamp) } else { Stamper::new(clock, stamped) };
+        let stamper = Arc::new(stamper);
         let born = vote.map_or(0, |vote| vote.leader_id.term);
         let at_start = Remembered::new(&vote.unwrap_or_default(), log.last.max(log.purged));
         let boot = settings.randomness.number();

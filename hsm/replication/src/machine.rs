@@ -130,6 +130,7 @@ impl Machine {
 
     fn apply_batch(&mut self, log_id: LogId, batch: &Batch) -> Result<(), Fault> {
         self.stamper.observe(batch.stamp);
+        self.progress.stamp = self.progress.stamp.max(batch.stamp);
         if batch.lead != log_id.leader_id {
             self.advance(log_id, None);
             return Ok(());
@@ -194,7 +195,10 @@ impl Machine {
         let mut answer = None;
         for effect in judged.effects {
             match effect {
-                Effect::Respond(result) => answer = Some(result),
+                Effect::Respond(result) => {
+                    self.effects.decided(index, &self.progress.hash, &command, &result);
+                    answer = Some(result);
+                }
                 Effect::Audit(record) => {
                     let link = hsm_core::audit::link(&self.progress.audit_link, &record);
                     self.progress.audit_count += 1;
@@ -213,6 +217,7 @@ impl Machine {
             .map_err(|fault| StorageFault::Damaged(fault.to_string()))?;
         *self.state.write() = hsm;
         self.progress = progress;
+        self.stamper.observe(self.progress.stamp);
         self.applied.set(&self.progress);
         self.learn_history();
         self.proposals.skipped();

@@ -80,6 +80,9 @@ pub(crate) fn history_of(state: &Hsm) -> Option<History> {
 pub(crate) struct Message {
     /// The sender's node.
     pub(crate) from: NodeId,
+    /// The node that is meant. A machine whose disk was replaced answers at the same address as another node, and must
+    /// neither vote nor store anything in the name of the one that it was.
+    pub(crate) to: NodeId,
     /// `None` from a newcomer that has no state yet.
     pub(crate) history: Option<History>,
     pub(crate) ask: Ask,
@@ -89,6 +92,7 @@ pub(crate) struct Message {
 #[derive(Serialize)]
 struct Sending<'a> {
     from: NodeId,
+    to: NodeId,
     history: Option<History>,
     ask: &'a Ask,
 }
@@ -186,7 +190,7 @@ impl Link {
         at_most: Duration,
     ) -> Result<Told, PeerFault> {
         let garbled = |error: postcard::Error| PeerFault::Garbled(member, error.to_string());
-        let message = Sending { from: self.node, history: self.history.get().copied(), ask };
+        let message = Sending { from: self.node, to: member, history: self.history.get().copied(), ask };
         let message = postcard::to_stdvec(&message).map_err(garbled)?;
         let answer = self.network.call(member, address, message, at_most);
         // A network that keeps no time is none that this crate may wait for.

@@ -1,6 +1,6 @@
 //! What a caller learns of its command, and who carries out the effects.
 
-use hsm_core::{Effect, Index, Refusal, Response};
+use hsm_core::{Command, Effect, Index, Refusal, Response};
 use hsm_protocol::ErrorCode;
 
 /// What became of a proposed command.
@@ -45,6 +45,10 @@ pub type Done = Box<dyn FnOnce(Outcome) + Send>;
 ///
 /// Called on the thread that applies: hand over and return at once.
 pub trait EffectSink: Send + Sync {
+    /// The command at `index` was decided; `hash` is the chain of hashes through it. Comes before its effects, and is for
+    /// those who watch the log go by: the simulator compares what every member applies.
+    fn decided(&self, _index: Index, _hash: &[u8; 48], _command: &Command, _answer: &Result<Response, Refusal>) {}
+
     /// One effect of the command at `index`.
     fn carry_out(&self, index: Index, effect: Effect);
 }

@@ -9,7 +9,7 @@ mod simulated;
 pub type Rt = openraft::TokioRuntime;
 
 #[cfg(hsm_sim)]
-pub use simulated::{NodeContext, SimRt as Rt};
+pub use simulated::{NodeContext, SimInstant, SimRt as Rt};
 
 /// Runs something that waits for the disk. Where a runtime has several threads, other tasks move to another one
 /// meanwhile; on a single thread (the product's own, and a simulation's) it runs where it is.

@@ -7,6 +7,8 @@
 //! 3. After a reboot (or when the time since boot is not known) a stamp takes the time of day when that is later by at
 //!    most [`BELIEVED_GAP`]; else time goes on from the last stamp. A stamp older than this product was made by a wrong
 //!    clock, so any later time of day is believed over it.
+//! 4. A node that joins a cluster has its time from the cluster: what its machine's clock says counts from the first stamp
+//!    of the log, or of the state that it was sent, and not before.
 //!
 //! It asks the [`Clock`] and nothing else for time.
 
@@ -43,24 +45,46 @@ pub(crate) struct Stamper {
 struct State {
     anchor: Option<Stamped>,
     last: Stamp,
+    /// Without an anchor the machine's clock is not believed: the first stamp of others is.
+    follows: bool,
 }
 
 impl Stamper {
-    /// Goes on from what was stored.
+    /// Goes on from what was stored; without that from the time of day.
     pub(crate) fn new(clock: Arc<dyn Clock>, stored: Option<Stamped>) -> Self {
         let last = stored.map(|stored| stored.stamp).unwrap_or_default();
-        Self { clock, state: Mutex::new(State { anchor: stored, last }) }
+        Self { clock, state: Mutex::new(State { anchor: stored, last, follows: false }) }
+    }
+
+    /// Goes on from what was stored; without that from the last stamp of the state that was sent to this node, or from
+    /// the first of the log.
+    pub(crate) fn following(clock: Arc<dyn Clock>, stored: Option<Stamped>, applied: Stamp) -> Self {
+        let stamper = Self::new(clock, stored);
+        stamper.state.lock().follows = true;
+        if stored.is_none() && applied.0 > 0 {
+            stamper.observe(applied);
+        }
+        stamper
     }
 
     /// The time now.
     pub(crate) fn now(&self) -> Stamp {
-        self.give().stamp
+        self.advance().stamp
     }
 
-    /// The time now, with what must be stored so that a restart goes on from it.
-    pub(crate) fn give(&self) -> Stamped {
+    /// The time now, with what must be stored so that a restart goes on from it; `None` when there is nothing to go on
+    /// from yet.
+    pub(crate) fn give(&self) -> Option<Stamped> {
+        let stamped = self.advance();
+        self.state.lock().anchor.is_some().then_some(stamped)
+    }
+
+    fn advance(&self) -> Stamped {
         let reading = self.clock.read();
         let mut state = self.state.lock();
+        if state.follows && state.anchor.is_none() {
+            return Stamped { stamp: Stamp(reading.wall), reading };
+        }
         let stamp = Stamp(advance(state.anchor.as_ref(), &reading).max(state.last.0));
         let age = state.anchor.map(|anchor| reading.steady.saturating_sub(anchor.reading.steady));
         let other_boot = state.anchor.is_some_and(|anchor| anchor.reading.boot != reading.boot);
@@ -75,7 +99,7 @@ impl Stamper {
     pub(crate) fn observe(&self, stamp: Stamp) {
         let reading = self.clock.read();
         let mut state = self.state.lock();
-        if stamp > state.last {
+        if stamp > state.last || (state.follows && state.anchor.is_none()) {
             state.last = stamp;
             state.anchor = Some(Stamped { stamp, reading });
         }
@@ -176,7 +200,7 @@ mod tests {
     #[test]
     fn a_restart_with_a_wrong_clock_goes_on_from_the_last_stamp() {
         let clock = TestClock::new();
-        let stored = Stamper::new(clock.clone(), None).give();
+        let stored = Stamper::new(clock.clone(), None).give().unwrap();
         clock.pass(HOUR);
         clock.wall.fetch_add(20 * 365 * 24 * HOUR, Ordering::SeqCst);
         assert_eq!(Stamper::new(clock.clone(), Some(stored)).now(), Stamp(START + HOUR + HOUR / 8));
@@ -187,7 +211,7 @@ mod tests {
     #[test]
     fn after_a_reboot_a_month_off_is_believed_and_twenty_years_are_not() {
         let clock = TestClock::new();
-        let stored = Stamper::new(clock.clone(), None).give();
+        let stored = Stamper::new(clock.clone(), None).give().unwrap();
         clock.boot.store(2, Ordering::SeqCst);
         clock.steady.store(10, Ordering::SeqCst);
         clock.wall.fetch_add(30 * 24 * HOUR, Ordering::SeqCst);
@@ -205,9 +229,24 @@ mod tests {
     fn a_store_made_under_a_clock_of_1970_learns_the_right_time_at_the_next_boot() {
         let clock = TestClock::new();
         clock.wall.store(5000, Ordering::SeqCst);
-        let stored = Stamper::new(clock.clone(), None).give();
+        let stored = Stamper::new(clock.clone(), None).give().unwrap();
         clock.boot.store(2, Ordering::SeqCst);
         clock.wall.store(START, Ordering::SeqCst);
         assert_eq!(Stamper::new(clock, Some(stored)).now(), Stamp(START));
+    }
+
+    #[test]
+    fn a_node_that_joins_with_a_wrong_clock_has_the_clusters_time() {
+        let clock = TestClock::new();
+        clock.wall.store(START + 365 * 24 * HOUR, Ordering::SeqCst);
+        let stamper = Stamper::following(clock.clone(), None, Stamp(0));
+        assert!(stamper.give().is_none(), "nothing to go on from is stored");
+        stamper.now();
+        stamper.observe(Stamp(START));
+        clock.pass(8000);
+        assert_eq!(stamper.now(), Stamp(START + 9000));
+        let stored = stamper.give();
+        assert_eq!(Stamper::following(clock.clone(), stored, Stamp(START)).now(), Stamp(START + 9000));
+        assert_eq!(Stamper::following(clock, None, Stamp(START)).now(), Stamp(START), "by a snapshot");
     }
 }

@@ -45,8 +45,9 @@ pub struct Recording {
     marks: Vec<(usize, [u8; MARK_BYTES])>,
 }
 
+/// What is done to a disk.
 #[derive(Clone, PartialEq)]
-enum Operation {
+pub(crate) enum Operation {
     Write(u64, Vec<u8>),
     SetLength(u64),
     Sync,
@@ -295,7 +296,8 @@ impl StorageBackend for Opened {
     }
 }
 
-fn apply(content: &mut Vec<u8>, operation: &Operation) {
+/// Does an operation.
+pub(crate) fn apply(content: &mut Vec<u8>, operation: &Operation) {
     match operation {
         Operation::Write(offset, data) => write_at(content, place(*offset), data),
         Operation::SetLength(length) => content.resize(place(*length), 0),
@@ -377,7 +379,8 @@ impl Crashes<'_> {
     }
 }
 
-fn leave(content: &mut Vec<u8>, operations: &[Operation], crash: Crash, random: &Random) {
+/// What a crash makes of operations that were not synced.
+pub(crate) fn leave(content: &mut Vec<u8>, operations: &[Operation], crash: Crash, random: &Random) {
     match crash {
         Crash::Nothing => {}
         Crash::Kill => operations.iter().for_each(|operation| apply(content, operation)),

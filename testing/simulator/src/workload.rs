@@ -10,7 +10,7 @@ use std::time::Duration;
 use hsm_core::command::{NewObject, NewSession, Origin, SealedPayload, Verifier};
 use hsm_core::ids::AttemptId;
 use hsm_core::{
-    Action, Actor, Epoch, Facts, Needs, Object, ObjectHandle, ObjectUid, Request, Response, SessionId, Stamp,
+    Action, Actor, Epoch, Facts, Needs, Object, ObjectHandle, ObjectUid, Refusal, Request, Response, SessionId, Stamp,
 };
 use hsm_protocol::{AttributeKind, Lifecycle, Mechanism, MechanismKind, Role, Template, UserName};
 use hsm_replication::{AuditEntry, Node, Outcome};
@@ -321,21 +321,28 @@ pub fn audit_of(node: &Node) -> Vec<AuditEntry> {
 /// # Panics
 /// When it is refused.
 pub fn new_key(node: &Node, actor: &Actor, label: &str, uid: ObjectUid) -> Object {
+    draft_key(node, actor, label, uid).unwrap_or_else(|refusal| panic!("a key may be made: {refusal}"))
+}
+
+/// [`new_key`] where it may be refused.
+///
+/// # Errors
+/// Why the actor may not make it.
+///
+/// # Panics
+/// When something else than a secret key is asked for.
+pub fn draft_key(node: &Node, actor: &Actor, label: &str, uid: ObjectUid) -> Result<Object, Refusal> {
     let template = Template::new()
         .with_flag(AttributeKind::Token, true)
         .with_number(AttributeKind::ValueLen, 32)
         .with_octets(AttributeKind::Label, label);
     let mechanism = Mechanism::plain(MechanismKind::AES_KEY_GEN);
     let needs = node.read().needs(actor, Request::GenerateKey { mechanism: &mechanism, template: &template });
-    let draft = match needs {
-        Ok(Needs::SecretKey { draft, .. }) => draft,
-        Ok(_) => panic!("a secret key is needed"),
-        Err(refusal) => panic!("a key may be made: {refusal}"),
-    };
+    let Needs::SecretKey { draft, .. } = needs? else { panic!("a secret key is needed") };
     let facts = Facts::new()
         .with_number(AttributeKind::ValueLen, 32)
         .with_octets(AttributeKind::CheckValue, [uid.0[0], uid.0[1], uid.0[2]]);
-    draft.complete(facts, uid).expect("the facts agree")
+    draft.complete(facts, uid)
 }
 
 /// What stands for the sealed payload of a version of a key: the state machine never opens it.

@@ -145,9 +145,14 @@ impl World {
 /// # Panics
 /// When the cryptographic module does not start.
 pub fn storage_key(seed: u64) -> StorageKey {
-    let module = Module::start_on(Box::new(SeededNoise(Random::new(seed)))).expect("the module's tests pass");
+    let module = Module::start_on(seeded_noise(seed)).expect("the module's tests pass");
     let master = MasterKey::generate(&module, Epoch(1)).expect("randomness");
     master.storage_key(&module).expect("a derived key")
+}
+
+/// Noise for a cryptographic module, from a seed.
+pub fn seeded_noise(seed: u64) -> Box<dyn NoiseSource> {
+    Box::new(SeededNoise(Random::new(seed)))
 }
 
 struct SeededNoise(Random);

@@ -1,13 +1,15 @@
 //! tokio with everything that chance decides drawn from a seed, and a clock of its own for each node.
 //!
 //! Only in simulation builds. Every task of a node runs inside its [`NodeContext`], from which openraft's random numbers
-//! and instants come; calling it outside of one panics, which finds code of the harness that leaks into a node. What
-//! tokio itself decides by chance is drawn from the runtime's `rng_seed`.
+//! and instants come; calling it outside of one panics, which finds code of the harness that leaks into a node. A node
+//! can be frozen, as a process that was stopped or waits for its disk. What tokio itself decides by chance is drawn from
+//! the runtime's `rng_seed`.
 
 use std::fmt;
 use std::future::Future;
 use std::ops::{Add, AddAssign, Sub, SubAssign};
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use openraft::{AsyncRuntime, OptionalSend, TokioRuntime};
@@ -27,6 +29,7 @@ pub struct NodeContext(Arc<Boot>);
 struct Boot {
     random: Mutex<StdRng>,
     tasks: Mutex<Vec<AbortHandle>>,
+    frozen: Mutex<Frozen>,
     /// When the node was booted.
     start: tokio::time::Instant,
     /// What its clock showed then, in nanoseconds.
@@ -35,12 +38,20 @@ struct Boot {
     speed: u64,
 }
 
+/// Why the tasks of a node do not run, and who waits for them to.
+#[derive(Default)]
+struct Frozen {
+    causes: usize,
+    waiting: Vec<Waker>,
+}
+
 impl NodeContext {
     /// A boot with random numbers from this seed, a clock that starts at `offset` nanoseconds and runs at `speed`
     /// millionths of the true speed (980,000 to 1,020,000).
     pub fn new(seed: u64, offset: u64, speed: u64) -> Self {
         let random = Mutex::new(StdRng::seed_from_u64(seed));
-        Self(Arc::new(Boot { random, tasks: Mutex::default(), start: tokio::time::Instant::now(), offset, speed }))
+        let start = tokio::time::Instant::now();
+        Self(Arc::new(Boot { random, tasks: Mutex::default(), frozen: Mutex::default(), start, offset, speed }))
     }
 
     /// Runs something as this node.
@@ -51,6 +62,41 @@ impl NodeContext {
     /// Ends every task of this boot where it stands. Yield afterwards: the tasks are dropped by the runtime.
     pub fn crash(&self) {
         self.0.tasks.lock().drain(..).for_each(|task| task.abort());
+    }
+
+    /// The tasks of this boot stand still until as many calls of [`NodeContext::thaw`]. Its clock goes on.
+    pub fn freeze(&self) {
+        self.0.frozen.lock().causes += 1;
+    }
+
+    /// Ends one freeze.
+    ///
+    /// # Panics
+    /// When the node was not frozen.
+    pub fn thaw(&self) {
+        let waiting = {
+            let mut frozen = self.0.frozen.lock();
+            frozen.causes = frozen.causes.checked_sub(1).expect("what is thawed was frozen");
+            if frozen.causes > 0 { Vec::new() } else { std::mem::take(&mut frozen.waiting) }
+        };
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether the tasks of this boot stand still.
+    pub fn is_frozen(&self) -> bool {
+        self.0.frozen.lock().causes > 0
+    }
+
+    /// Polls a task of this boot, unless it stands still.
+    fn poll<T>(&self, context: &mut Context<'_>, run: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+        {
+            let mut frozen = self.0.frozen.lock();
+            if frozen.causes > 0 {
+                frozen.waiting.push(context.waker().clone());
+                return Poll::Pending;
+            }
+        }
+        run(context)
     }
 
     fn now(&self) -> SimInstant {
@@ -69,6 +115,13 @@ impl NodeContext {
 /// A moment on the clock of the current node, in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SimInstant(u64);
+
+impl SimInstant {
+    /// Now, on the clock of the current node.
+    pub fn now() -> Self {
+        NODE.with(NodeContext::now)
+    }
+}
 
 impl openraft::Instant for SimInstant {
     fn now() -> Self {
@@ -166,7 +219,12 @@ impl AsyncRuntime for SimRt {
         T::Output: OptionalSend + 'static,
     {
         let node = NODE.with(Clone::clone);
-        let task = tokio::spawn(NODE.scope(node.clone(), future));
+        let own = node.clone();
+        let polled = async move {
+            let mut future = std::pin::pin!(future);
+            std::future::poll_fn(|context| own.poll(context, |context| future.as_mut().poll(context))).await
+        };
+        let task = tokio::spawn(NODE.scope(node.clone(), polled));
         let mut tasks = node.0.tasks.lock();
         tasks.retain(|task| !task.is_finished());
         tasks.push(task.abort_handle());
@@ -178,7 +236,7 @@ impl AsyncRuntime for SimRt {
     }
 
     fn sleep_until(deadline: SimInstant) -> Self::Sleep {
-        Self::sleep(deadline - <SimInstant as openraft::Instant>::now())
+        Self::sleep(deadline - SimInstant::now())
     }
 
     fn timeout<R, F: Future<Output = R> + OptionalSend>(duration: Duration, future: F) -> Self::Timeout<R, F> {
@@ -186,7 +244,7 @@ impl AsyncRuntime for SimRt {
     }
 
     fn timeout_at<R, F: Future<Output = R> + OptionalSend>(deadline: SimInstant, future: F) -> Self::Timeout<R, F> {
-        Self::timeout(deadline - <SimInstant as openraft::Instant>::now(), future)
+        Self::timeout(deadline - SimInstant::now(), future)
     }
 
     fn is_panic(error: &Self::JoinError) -> bool {

@@ -70,7 +70,7 @@ impl LogStore {
             memory.bounds
         };
         self.proposals.appending(&entries);
-        let stamped = Some(self.stamper.give());
+        let stamped = self.stamper.give();
         let work = Work { append, bounds: Some(bounds), stamped, durable: true, ..Work::default() };
         wait_for_disk(|| self.store.commit(&work))?;
         self.proposals.flushed();

@@ -1,7 +1,7 @@
 //! The tables of the store, the keys of their rows, and the rows that are not the state machine's.
 
 use hsm_core::change::Row;
-use hsm_core::{Index, ObjectHandle, SessionId, UserId};
+use hsm_core::{Index, ObjectHandle, SessionId, Stamp, UserId};
 use redb::TableDefinition;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteArray;
@@ -54,6 +54,8 @@ pub(crate) struct Progress {
     pub(crate) membership: Membership,
     /// Last applied command.
     pub(crate) index: Index,
+    /// Stamp of the last applied entry.
+    pub(crate) stamp: Stamp,
     /// SHA-384 chain through all commands: see `machine.rs`.
     pub(crate) hash: ByteArray<48>,
     /// Audit entries so far.
@@ -68,6 +70,7 @@ impl Default for Progress {
             last: None,
             membership: Membership::default(),
             index: Index::default(),
+            stamp: Stamp::default(),
             hash: ByteArray::new([0; 48]),
             audit_count: 0,
             audit_link: ByteArray::new(hsm_core::audit::FIRST_LINK),
