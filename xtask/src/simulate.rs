@@ -5,7 +5,7 @@
 
 mod mutations;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::Result;
@@ -58,7 +58,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         return mutations::run(workspace, arguments.only.as_deref());
     }
     build(workspace)?;
-    let mut command = Command::new(program(workspace));
+    let mut command = Command::new(program(&folder(workspace)));
     match arguments.seed {
         Some(seed) => {
             command.args(["--seed", &seed.to_string()]);
@@ -78,21 +78,29 @@ pub(crate) fn run_for_tests(workspace: &Workspace) -> Result<()> {
     build(workspace)?;
     let mut tests = workspace.cargo(&["test", "--release", "--locked", "-p", "simulator", "--test", "clusters"]);
     show(tests.arg("--target-dir").arg(folder(workspace)).env("RUSTFLAGS", FLAGS).stdin(Stdio::null()))?;
-    show(Command::new(program(workspace)).args(["--seeds", "200", "--check-replay", "20"]))
+    show(Command::new(program(&folder(workspace))).args(["--seeds", "200", "--check-replay", "20"]))
+}
+
+/// The lints of what is only there in the simulator's own build.
+pub(crate) fn lints(workspace: &Workspace) -> Result<()> {
+    let mut clippy =
+        workspace.cargo(&["clippy", "--release", "--locked", "--quiet", "-p", "simulator", "--all-targets"]);
+    clippy.arg("--target-dir").arg(folder(workspace)).env("RUSTFLAGS", FLAGS);
+    show(clippy.args(["--", "-D", "warnings"]))
 }
 
 fn build(workspace: &Workspace) -> Result<()> {
     let step = narrate::begin("build of the simulator");
     step.pause();
-    show(&mut cargo(workspace, workspace))?;
+    show(&mut cargo(workspace, &folder(workspace)))?;
     step.done("");
     Ok(())
 }
 
-/// Builds the simulator of a tree, which may be a copy, into the folder of this one.
-fn cargo(workspace: &Workspace, tree: &Workspace) -> Command {
+/// Builds the simulator of a tree, which may be a copy, into a folder.
+fn cargo(tree: &Workspace, folder: &Path) -> Command {
     let mut cargo = tree.cargo(&["build", "--release", "--locked", "-p", "simulator", "--bin", "simulate"]);
-    cargo.arg("--target-dir").arg(folder(workspace)).env("RUSTFLAGS", FLAGS).stdin(Stdio::null());
+    cargo.arg("--target-dir").arg(folder).env("RUSTFLAGS", FLAGS).stdin(Stdio::null());
     cargo
 }
 
@@ -100,6 +108,7 @@ fn folder(workspace: &Workspace) -> PathBuf {
     workspace.target().join("sim")
 }
 
-fn program(workspace: &Workspace) -> PathBuf {
-    folder(workspace).join("release/simulate")
+/// The program in a folder that [`cargo`] built into.
+fn program(folder: &Path) -> PathBuf {
+    folder.join("release/simulate")
 }

@@ -71,7 +71,7 @@ impl Shared {
     pub(crate) async fn lead_barrier(self: Arc<Self>, index: Index, left: u64) -> Barrier {
         let leading = self.leading().ok_or(ErrorCode::NotReady)?;
         let deadline = self.clock.read().steady.saturating_add(left);
-        let asked = self.raise_fence(leading.term, index);
+        let asked = self.raise_fence(leading, index);
         let members = self.holders(&asked);
         let acknowledged: Arc<Mutex<BTreeSet<NodeId>>> = Arc::default();
         for &node in members.keys() {
@@ -124,7 +124,12 @@ impl Shared {
     fn holders(&self, asked: &BTreeMap<NodeId, u64>) -> BTreeMap<NodeId, Option<HsmId>> {
         let state = self.state.read();
         let listed = state.members().iter().filter(|(_, member)| member.kind == MemberKind::Hsm);
-        let mut holders: BTreeMap<NodeId, Option<HsmId>> = asked.keys().map(|&node| (node, None)).collect();
+        let witness = |node: &NodeId| {
+            let member = state.members().get(&hsm_core::NodeId(*node));
+            member.is_some_and(|member| member.kind == MemberKind::Witness)
+        };
+        let known = asked.keys().copied().chain(self.addresses.nodes(&state)).filter(|node| !witness(node));
+        let mut holders: BTreeMap<NodeId, Option<HsmId>> = known.map(|node| (node, None)).collect();
         holders.extend(listed.map(|(node, member)| (node.0, Some(member.hsm))));
         holders.remove(&self.node);
         holders

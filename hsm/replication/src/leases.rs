@@ -6,7 +6,7 @@
 //! after that, and a new leader knows it of every HSM that long after it began. A voter that votes alone is always leased:
 //! nobody else can decide anything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use crate::engine::Shared;
+use crate::leadership::Leading;
 use crate::limits;
 use crate::network::{Ask, Told};
 use crate::runtime::Rt;
@@ -83,7 +84,7 @@ impl Lease {
 pub(crate) struct Grants(Mutex<Granting>);
 
 #[derive(Default)]
-struct Granting {
+pub(crate) struct Granting {
     /// The time of leading for which this holds.
     term: u64,
     /// What an HSM must have applied to get a lease.
@@ -94,11 +95,18 @@ struct Granting {
 
 impl Grants {
     /// Begins anew with another time of leading: an HSM must then have all that was applied when it began, which is all
-    /// that any barrier before waited for.
-    fn in_term(&self, term: u64, applied: Index) -> parking_lot::MutexGuard<'_, Granting> {
+    /// that any barrier before waited for; and whoever was a member then may hold a lease of the leader before, also when
+    /// it is removed a moment later.
+    fn in_term(
+        &self,
+        leading: Leading,
+        applied: Index,
+        members: impl FnOnce() -> BTreeSet<NodeId>,
+    ) -> parking_lot::MutexGuard<'_, Granting> {
         let mut granting = self.0.lock();
-        if granting.term != term {
-            *granting = Granting { term, fence: applied, asked: BTreeMap::new() };
+        if granting.term != leading.term {
+            let asked = members().into_iter().map(|node| (node, leading.since)).collect();
+            *granting = Granting { term: leading.term, fence: applied, asked };
         }
         granting
     }
@@ -156,6 +164,10 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 impl Shared {
     /// Whether this HSM may act on what it knows. Cheap while it holds a lease.
     pub(crate) fn serving(&self) -> Serving {
+        if !self.state.read_recursive().members().contains_key(&hsm_core::NodeId(self.node)) {
+            // It was removed, whatever it was granted before.
+            return Serving::Expired;
+        }
         let until = self.lease.until();
         if until == ALWAYS {
             return Serving::Leased;
@@ -209,7 +221,7 @@ impl Shared {
             return false;
         };
         {
-            let mut granting = self.grants.in_term(leading.term, self.applied.now());
+            let mut granting = self.granting(leading);
             if applied < granting.fence {
                 return false;
             }
@@ -221,16 +233,21 @@ impl Shared {
 
     /// From now on no HSM gets a lease that has not applied `index`; says when each one's last ask was received, in this
     /// term.
-    pub(crate) fn raise_fence(&self, term: u64, index: Index) -> BTreeMap<NodeId, u64> {
-        let mut granting = self.grants.in_term(term, self.applied.now());
+    pub(crate) fn raise_fence(&self, leading: Leading, index: Index) -> BTreeMap<NodeId, u64> {
+        let mut granting = self.granting(leading);
         granting.fence = granting.fence.max(index);
         granting.asked.clone()
+    }
+
+    /// What this node grants while it leads. To be asked for as soon as it does: see [`Grants::in_term`].
+    pub(crate) fn granting(&self, leading: Leading) -> parking_lot::MutexGuard<'_, Granting> {
+        self.grants.in_term(leading, self.applied.now(), || self.addresses.nodes(&self.state.read_recursive()))
     }
 
     /// What is left of a member's lease at most, as the leader of `term` knows, in milliseconds.
     pub(crate) fn lease_left(&self, node: NodeId, now: u64) -> Option<u64> {
         let leading = self.leading()?;
-        let asked = self.grants.in_term(leading.term, self.applied.now()).asked.get(&node).copied()?;
+        let asked = self.granting(leading).asked.get(&node).copied()?;
         Some(asked.saturating_add(milliseconds(limits::LEASE)).saturating_sub(now))
     }
 }

@@ -118,17 +118,17 @@ pub const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
 pub const CHUNK_TRIES: u32 = 5;
 
 /// Entries after which a snapshot is marked, so that the log before it can go. A mark costs nothing: the state in the
-/// store is the snapshot.
-pub const ENTRIES_PER_SNAPSHOT: u64 = 512;
+/// store is the snapshot. In simulation fewer, so that a run of some hundred entries meets every way of joining.
+pub const ENTRIES_PER_SNAPSHOT: u64 = if cfg!(hsm_sim) { 48 } else { 512 };
 
 /// Entries kept behind a snapshot for followers that lag a little.
-pub const ENTRIES_KEPT: u64 = 512;
+pub const ENTRIES_KEPT: u64 = if cfg!(hsm_sim) { 32 } else { 512 };
 
 /// Entries kept in memory after they were appended, so that applying and sending them reads no disk.
 pub const TAIL_ENTRIES: usize = 64;
 
 /// Rows of one chunk of a snapshot, in bytes.
-pub const SNAPSHOT_CHUNK_BYTES: usize = 1024 * 1024;
+pub const SNAPSHOT_CHUNK_BYTES: usize = if cfg!(hsm_sim) { 4 * 1024 } else { 1024 * 1024 };
 
 /// Memory for pages of the store.
 pub const CACHE_BYTES: usize = 64 * 1024 * 1024;

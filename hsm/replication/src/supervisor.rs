@@ -59,6 +59,7 @@ impl Shared {
     /// What to do now; `None` on a node that does not lead, or has not yet applied what was committed before it did.
     fn next_step(&self) -> Option<Step> {
         let leading = self.leading()?;
+        drop(self.granting(leading));
         let membership = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow();

@@ -51,9 +51,10 @@ fn find(workspace: &Workspace, patch: &Path) -> Result<()> {
     let tree = copy(workspace)?;
     capture(tree.git(&["apply", "--whitespace=nowarn"]).arg(patch))
         .context("the patch does not fit the tree any more")?;
-    capture(&mut cargo(workspace, &tree)).context("the mutant does not compile")?;
+    let folder = workspace.target().join("mutants/sim");
+    capture(&mut cargo(&tree, &folder)).context("the mutant does not compile")?;
     let began = Instant::now();
-    let found = output(Command::new(program(workspace)).args(["--seeds", SEEDS, "--expect", invariant]))?;
+    let found = output(Command::new(program(&folder)).args(["--seeds", SEEDS, "--expect", invariant]))?;
     let printed = String::from_utf8_lossy(&found.stdout);
     let by = format!("breaks {invariant}:");
     let seed = printed.lines().find(|line| line.contains(&by)).and_then(|line| line.split_whitespace().nth(1));

@@ -22,7 +22,7 @@ use crate::machine::{Applied, Machine};
 use crate::outcome::NoEffects;
 use crate::proposals::Proposals;
 use crate::stamp::Stamper;
-use crate::types::{NodeId, RaftStorageError, Types};
+use crate::types::{Batch, EncodedCommand, Lead, NodeId, Part, RaftStorageError, Types};
 
 /// Memory that outlives the database on it.
 #[derive(Clone, Debug, Default)]
@@ -253,4 +253,24 @@ async fn entries_are_read_from_memory_and_disk_alike() {
     drop((log, machine));
     let opened = open(&disk, &key, None).unwrap();
     assert_eq!(opened.log.last.map(|last| last.index), Some(199));
+}
+
+#[tokio::test]
+async fn a_batch_that_was_meant_for_another_lead_is_void() {
+    let (_log, mut machine) = parts(open(&MemoryDisk::default(), &key(), Some(7)).unwrap());
+    let origin = hsm_core::command::Origin { session: None, sequence: 0, lowest_unanswered: 0 };
+    let action = hsm_core::Action::RemoveMember { hsm: hsm_core::HsmId([1; 16]) };
+    let command = hsm_core::Command { stamp: hsm_core::Stamp(5), origin, action };
+    let encoded = EncodedCommand::new(&hsm_core::command::Versioned::V1(command)).unwrap();
+    for (index, (term, node), applied) in [(0, (2, 7), 0), (1, (3, 8), 0), (2, (3, 7), 1)] {
+        // It stands in the log under the lead of node 7 in term 3.
+        let mut entry = blank_ent::<Types>(3, 7, index);
+        let part = Part { proposer: 8, boot: 1, number: 1, commands: Arc::new([encoded.clone()]) };
+        let lead = Lead::new(term, node);
+        entry.payload =
+            openraft::EntryPayload::Normal(Batch { stamp: hsm_core::Stamp(5), lead, parts: Arc::new([part]) });
+        machine.apply([entry]).await.unwrap();
+        assert_eq!(machine.applied.now().0, applied);
+        assert_eq!(machine.applied_state().await.unwrap().0.map(|last| last.index), Some(index));
+    }
 }

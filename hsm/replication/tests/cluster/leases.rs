@@ -80,6 +80,26 @@ async fn a_barrier_names_the_silent_one_and_ends_when_its_lease_has() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_hsm_that_gets_no_entries_gets_no_lease_after_a_barrier_either() {
+    let yard = Yard::of(3).await;
+    all_leased(&yard).await;
+    settle().await;
+    let leader = yard.leader().await;
+    let behind = (leader + 1) % 3;
+    let ids = ids(&yard);
+    // It does not stand for election, or it would be heard.
+    yard.wires.mute(ids[leader], ids[behind]);
+    yard.wires.mute(ids[behind], ids[(leader + 2) % 3]);
+    let index = write(&yard, leader, "unheard").await;
+    let unreached = yard.nodes[leader].barrier(index, Duration::from_secs(10)).await;
+    assert!(yard.nodes[behind].applied() < index);
+    assert_ne!(yard.nodes[behind].serving(), Serving::Leased);
+    if let Ok(unreached) = unreached {
+        assert_eq!(unreached.iter().map(|one| one.node).collect::<Vec<_>>(), [ids[behind]]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_isolated_hsm_expires_with_the_window_and_a_restarted_one_begins_expired() {
     let mut yard = Yard::of(3).await;
     all_leased(&yard).await;

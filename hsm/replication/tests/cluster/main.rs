@@ -3,6 +3,7 @@
 #![cfg(not(hsm_sim))]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics where it stands")]
 
+mod chaos;
 mod forwarding;
 mod leases;
 mod members;

@@ -98,6 +98,8 @@ pub(crate) struct Wires {
     nodes: Mutex<BTreeMap<u64, Arc<Node>>>,
     /// Messages from one to another get lost.
     cut: Mutex<BTreeSet<(u64, u64)>>,
+    /// One can not ask the other, who can ask it and gets answers.
+    mute: Mutex<BTreeSet<(u64, u64)>>,
     /// Each message to these comes twice.
     pub(crate) twice: Mutex<BTreeSet<u64>>,
     /// Octets that a message moves in a second; 0 for any number.
@@ -116,7 +118,13 @@ impl Wires {
         self.cut.lock().insert((from, to));
     }
 
+    /// The one's questions do not reach the other, its answers do.
+    pub(crate) fn mute(&self, from: u64, to: u64) {
+        self.mute.lock().insert((from, to));
+    }
+
     pub(crate) fn heal(&self) {
+        self.mute.lock().clear();
         self.cut.lock().clear();
     }
 
@@ -143,7 +151,8 @@ impl Network for Wire {
                 let speed = wires.octets_per_second.load(Ordering::SeqCst);
                 let transfer = (message.len() as u64 * 1_000_000).checked_div(speed).unwrap_or(0);
                 tokio::time::sleep(DELAY + Duration::from_micros(transfer)).await;
-                let node = wires.nodes.lock().get(&member).cloned().filter(|_| wires.passes(from, member))?;
+                let reaches = wires.passes(from, member) && !wires.mute.lock().contains(&(from, member));
+                let node = wires.nodes.lock().get(&member).cloned().filter(|_| reaches)?;
                 let again = wires.twice.lock().contains(&member).then(|| (node.clone(), message.clone()));
                 let answered = tokio::spawn(async move { node.answer(&message).await });
                 if let Some((node, message)) = again {

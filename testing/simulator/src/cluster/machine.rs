@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use hsm_core::{Command, Effect, HsmId, Index, MemberKind, MemberRecord, Refusal, Response};
+use hsm_core::{Command, Effect, HsmId, Incarnation, Index, MemberKind, MemberRecord, Refusal, Response};
 use hsm_crypto::StorageKey;
 use hsm_replication::runtime::{NodeContext, Rt};
 use hsm_replication::{EffectSink, Fault, Node, OpenFault, Settings, Standing};
@@ -101,8 +101,8 @@ impl State {
 
 /// How a process begins.
 pub enum Beginning {
-    /// It makes a cluster.
-    Form,
+    /// It makes a cluster, with this history.
+    Form(Incarnation),
     /// It goes on with what is on the disk.
     Open,
     /// It joins, under this node id.
@@ -241,9 +241,8 @@ impl Machine {
         let (boot, settings) = self.begin_boot();
         let key = self.key.clone();
         let opening = match beginning {
-            Beginning::Form => {
-                let mut form = world::form();
-                form.member = self.record();
+            Beginning::Form(incarnation) => {
+                let form = hsm_core::command::Form { incarnation, member: self.record(), ..world::form() };
                 Node::form_here(settings, key, form)
             }
             Beginning::Open => Node::open_here(settings, key),

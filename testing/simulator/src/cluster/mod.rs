@@ -5,6 +5,7 @@
 //! chance decides comes from the seed, so a run with the same seed, commit and `Cargo.lock` is the same to the octet.
 //!
 //! [`plan`] says what the seed decides; [`machine`], [`disk`] and [`network`] are the world; [`nemesis`] breaks it;
+//! [`stranger`] intrudes;
 //! [`clients`] use it; [`history`] remembers; [`observer`] looks at every node all the time; [`liveness`] heals.
 //!
 //! Only in builds with `--cfg hsm_sim --cfg tokio_unstable`: `cargo xtask simulate`.
@@ -20,6 +21,7 @@ pub mod observer;
 pub mod plan;
 pub mod roster;
 pub mod run;
+pub mod stranger;
 pub mod trace;
 
 use std::sync::Arc;
@@ -38,9 +40,6 @@ use crate::cluster::trace::{Lines, Trace};
 use crate::random::Random;
 use crate::world;
 
-/// Machines that stand beside those of the cluster and may join it.
-const SPARES: usize = 2;
-
 /// The whole simulated world.
 pub struct Cluster {
     /// What the seed decided.
@@ -55,6 +54,8 @@ pub struct Cluster {
     pub fabric: Arc<Fabric>,
     /// Machines; the first forms the cluster.
     pub machines: Vec<Arc<Machine>>,
+    /// The only member of another history of the same cluster, which takes the members of this one for its own.
+    pub stranger: Option<Arc<Machine>>,
     /// Places of machines that belong to the cluster, or shall.
     pub members: Mutex<Vec<usize>>,
     /// What was acknowledged to be gone.
@@ -79,12 +80,12 @@ impl Cluster {
         let plan = plan.unwrap_or_else(|| Plan::draw(&random));
         let trace = Arc::new(Trace::new(lines));
         trace.tell(|| format!("seed {seed}: {plan:?}"));
-        let places = plan.members + usize::from(plan.witness) + SPARES;
-        let fabric = Fabric::new(places, plan.network, random.clone(), trace.clone());
+        let places = plan.members + usize::from(plan.witness);
+        let fabric = Fabric::new(places + 1, plan.network, random.clone(), trace.clone());
         let ledger = Arc::<Ledger>::default();
         let module = Module::start_on(world::seeded_noise(seed)).expect("the module's tests pass");
         let master = MasterKey::generate(&module, hsm_core::Epoch(1)).expect("randomness");
-        let machines = (0..places).map(|place| {
+        let make = |place: usize, ledger: &Arc<Ledger>| {
             let is_witness = plan.witness && place == plan.members;
             let kind = if is_witness { MemberKind::Witness } else { MemberKind::Hsm };
             let drift = if plan.drift == 0 { 0 } else { random.below(2 * plan.drift) };
@@ -95,8 +96,10 @@ impl Cluster {
             let around = Around { fabric, ledger, trace, random, propose_deadline: plan.propose_deadline };
             let key = master.storage_key(&module).expect("a derived key");
             Arc::new(Machine::new(place, kind, disk, clock, key, around))
-        });
-        let machines = machines.collect();
+        };
+        let machines = (0..places).map(|place| make(place, &ledger)).collect();
+        // What a stranger decides is no part of this history.
+        let stranger = plan.stranger.then(|| make(places, &Arc::default()));
         let members = Mutex::new((0..plan.members + usize::from(plan.witness)).collect());
         let alone_since = Mutex::new(vec![None; places]);
         let (promises, damage, known_voters) = (Mutex::default(), Arc::default(), Mutex::default());
@@ -107,6 +110,7 @@ impl Cluster {
             ledger,
             fabric,
             machines,
+            stranger,
             members,
             promises,
             known_voters,

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hsm_core::{Actor, Index, ObjectHandle};
+use hsm_core::{Actor, Index, ObjectHandle, Stamp};
 use hsm_protocol::{Role, UserName};
-use hsm_replication::{Node, Standing as NodeStanding, Status};
+use hsm_replication::runtime::Rt;
+use hsm_replication::{Node, Serving, Standing as NodeStanding, Status};
+use openraft::AsyncRuntime;
 use parking_lot::Mutex;
 
 use crate::cluster::Cluster;
@@ -22,6 +24,15 @@ const COMPARE_EVERY: u64 = 16;
 /// Every so many looks it is looked for what must be gone: it costs a read of the store for each key.
 const PROMISES_EVERY: u64 = 4;
 
+/// How long a member waits for a barrier: a lease and a fail-over, with room.
+const BARRIER: Duration = Duration::from_secs(15);
+
+/// How often a barrier is tried before nothing is promised.
+const BARRIER_TRIES: usize = 5;
+
+/// How long a member looks for the index of a linearizable read.
+const READ: Duration = Duration::from_secs(3);
+
 /// What must not be on any HSM any more.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Promise {
@@ -29,6 +40,8 @@ pub enum Promise {
     Deleted(ObjectHandle),
     /// A session of this user.
     Disabled(UserName),
+    /// A member that serves as this node.
+    Removed(u64),
 }
 
 /// A promise that was made when a call was acknowledged.
@@ -36,15 +49,36 @@ pub enum Promise {
 pub struct Standing {
     promise: Promise,
     index: Index,
+    /// After the barrier: the nodes that it named, each with the cluster's time until which it may not know.
+    named: Option<BTreeMap<u64, Stamp>>,
 }
 
 /// All promises that stand.
 pub type Promises = Mutex<Vec<Standing>>;
 
 impl Cluster {
-    /// A removal was acknowledged at this index: from now on it is a promise.
+    /// A removal was acknowledged at this index: members that have come as far must keep to it from now on, and after the
+    /// barrier, for which this waits as an HSM does before it answers, everybody who serves.
     pub async fn settle(self: Arc<Self>, index: Index, promise: Promise) {
-        self.promises.lock().push(Standing { promise, index });
+        self.promises.lock().push(Standing { promise: promise.clone(), index, named: None });
+        for _ in 0..BARRIER_TRIES {
+            let machine = self.any_member();
+            let Some((node, boot)) = machine.reach() else {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            };
+            let waiting = async move { node.barrier(index, BARRIER).await };
+            let waiting = boot.run(async { Rt::spawn(waiting) }).await;
+            drop((machine, boot));
+            let Ok(Ok(unreached)) = waiting.await else { continue };
+            self.trace.tell(|| format!("the barrier of {} passed, but for {unreached:?}", index.0));
+            let named = unreached.into_iter().map(|one| (one.node, one.until)).collect();
+            let mut promises = self.promises.lock();
+            if let Some(standing) = promises.iter_mut().find(|one| one.promise == promise && one.index == index) {
+                standing.named = Some(named);
+            }
+            return;
+        }
     }
 
     /// A promise is about to be taken back.
@@ -53,8 +87,17 @@ impl Cluster {
     }
 
     /// The version of a key by a linearizable read; `None` when there was no answer.
-    pub async fn read_newest(&self, _server: &Server, _actor: &Actor, _handle: ObjectHandle) -> Option<u32> {
-        None
+    pub async fn read_newest(&self, server: Server, actor: &Actor, handle: ObjectHandle) -> Option<u32> {
+        let Server { node, boot, .. } = server;
+        let actor = *actor;
+        let reading = async move {
+            node.read_index(READ).await?;
+            let object = node.read().object(&actor, handle).ok()?;
+            Some(object.version())
+        };
+        let reading = boot.run(async { Rt::spawn(reading) }).await;
+        drop(boot);
+        reading.await.ok()?
     }
 
     /// Nodes that run, with the places of their machines.
@@ -100,15 +143,20 @@ impl Cluster {
     pub fn look(&self) {
         let nodes = self.nodes();
         let statuses: Vec<_> = nodes.iter().map(|(place, node)| (*place, node.status())).collect();
+        let mut lead = Vec::new();
         let steps = self.ledger.with(|seen| {
             seen.steps += 1;
-            for (_, status) in statuses.iter().filter(|(_, status)| status.leader == Some(status.node)) {
-                seen.leaders.entry(status.term).or_default().insert(status.node);
+            for (place, status) in statuses.iter().filter(|(_, status)| status.leader == Some(status.node)) {
+                if seen.leaders.entry(status.term).or_default().insert(status.node) {
+                    lead.push((*place, status.term));
+                }
             }
             seen.steps
         });
+        lead.into_iter().for_each(|(place, term)| self.trace.tell(|| format!("machine {place} leads in term {term}")));
         self.compare_chains(&statuses);
         self.look_for_forgetful(&statuses);
+        self.look_for_strangers(&statuses);
         if steps % COMPARE_EVERY == 0 {
             self.compare_states(&nodes);
         }
@@ -140,6 +188,16 @@ impl Cluster {
         }
     }
 
+    fn look_for_strangers(&self, statuses: &[(usize, Status)]) {
+        let Some(stranger) = self.stranger_node() else { return };
+        for (place, status) in statuses {
+            if status.leader == Some(stranger) || status.voters.contains(&stranger) {
+                let line = format!("machine {place} follows a node of another history, or counts its vote");
+                self.ledger.with(|seen| seen.strangers.push(line));
+            }
+        }
+    }
+
     fn compare_states(&self, nodes: &[(usize, Arc<Node>)]) {
         let mut states = BTreeMap::new();
         for (place, node) in nodes {
@@ -158,26 +216,35 @@ impl Cluster {
     }
 
     fn look_for_broken_promises(&self, place: usize, node: &Arc<Node>) {
-        let applied = node.applied();
-        for Standing { promise, index } in self.promises.lock().iter().filter(|standing| standing.index <= applied) {
-            let broken = match promise {
-                // An appliance user sees nothing, so the object is looked for by its payload.
-                Promise::Deleted(handle) => node.payload(*handle).is_ok_and(|payload| payload.is_some()).then(|| {
-                    let line = format!("machine {place} still has key {}, deleted at {}", handle.0, index.0);
-                    (invariants::deletes::NAME, line)
-                }),
-                Promise::Disabled(name) => {
-                    let user = node.read().user(name, Role::CryptoUser);
-                    user.is_some_and(|user| user.sessions > 0).then(|| {
-                        let line = format!("machine {place} has a session of {name}, disabled at {}", index.0);
-                        (invariants::disabled_users::NAME, line)
-                    })
-                }
+        let (applied, serving, number) = (node.applied(), node.serving(), node.status().node);
+        let is_listed = self.is_listed(number);
+        for Standing { promise, index, named } in self.promises.lock().iter() {
+            let knows = *index <= applied;
+            let named = named.as_ref().map(|named| named.get(&number).copied());
+            let bound = match named {
+                // Until when a member that was removed may go on, the barrier of its removal says once and for all.
+                _ if !is_listed && !matches!(promise, Promise::Removed(_)) => false,
+                _ if knows => true,
+                // It does not know yet, and nobody was promised that it does.
+                None => false,
+                Some(until) => serving != Serving::Expired && until.is_none_or(|until| self.cluster_time() > until),
             };
-            if let Some(broken) = broken {
-                self.ledger.with(|seen| seen.stale.push(broken));
+            if bound && let Some((invariant, text)) = broken(promise, node, serving) {
+                let line = format!("machine {place} ({serving:?}, at {}) {text} at {}", applied.0, index.0);
+                self.ledger.with(|seen| seen.stale.push((invariant, line)));
             }
         }
+    }
+
+    /// Whether this node is in the roster, as the member says that has come farthest.
+    fn is_listed(&self, node: u64) -> bool {
+        let newest = self.nodes().into_iter().max_by_key(|(_, node)| node.applied());
+        newest.is_some_and(|(_, newest)| newest.read().members().contains_key(&hsm_core::NodeId(node)))
+    }
+
+    /// The cluster's time, by the member that is behind most.
+    fn cluster_time(&self) -> Stamp {
+        self.nodes().iter().map(|(_, node)| node.now()).min().unwrap_or_default()
     }
 
     /// Writes down since when each place can reach no majority of the voters.
@@ -191,6 +258,26 @@ impl Cluster {
             let reached = places.iter().flatten().filter(|place| near.contains(place)).count();
             let alone = !voters.is_empty() && reached * 2 <= voters.len();
             *since = if alone { since.or(Some(now)) } else { None };
+        }
+    }
+}
+
+/// What this node still has, or does, of what is promised to be over.
+fn broken(promise: &Promise, node: &Node, serving: Serving) -> Option<(&'static str, String)> {
+    match promise {
+        // Nobody who may see the object is at hand, so it is looked for by its payload.
+        Promise::Deleted(handle) => {
+            let there = node.payload(*handle).is_ok_and(|payload| payload.is_some());
+            there.then(|| (invariants::deletes::NAME, format!("still has key {}, deleted", handle.0)))
+        }
+        Promise::Disabled(name) => {
+            let user = node.read().user(name, Role::CryptoUser);
+            let there = user.is_some_and(|user| user.sessions > 0);
+            there.then(|| (invariants::disabled_users::NAME, format!("has a session of {name}, disabled")))
+        }
+        Promise::Removed(removed) => {
+            let serves = node.status().node == *removed && serving != Serving::Expired;
+            serves.then(|| (invariants::removed_members::NAME, format!("serves as node {removed:x}, removed")))
         }
     }
 }

@@ -11,6 +11,8 @@ pub struct Plan {
     pub members: usize,
     /// Whether a witness belongs to it (with two HSMs).
     pub witness: bool,
+    /// Whether a node of another history of the same cluster takes the members for its own.
+    pub stranger: bool,
     /// How long faults are injected.
     pub faults_for: Duration,
     /// Time between two faults, on average, in milliseconds.
@@ -97,6 +99,7 @@ impl Plan {
         Self {
             members,
             witness: members == 2 && random.once_in(2),
+            stranger: random.once_in(4),
             faults_for: Duration::from_millis(12_000 + random.below(8_000)),
             fault_every: 200 + random.below(1_200),
             network,

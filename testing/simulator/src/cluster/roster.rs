@@ -9,6 +9,7 @@ use hsm_replication::{OpenFault, StorageFault};
 use crate::cluster::Cluster;
 use crate::cluster::clients::Client;
 use crate::cluster::machine::{Beginning, Machine};
+use crate::cluster::observer::Promise;
 use crate::disk::Crash;
 
 /// The client number of whoever manages machines.
@@ -38,10 +39,14 @@ impl Cluster {
 
     /// Removes the HSM of a machine from the roster; true when it surely was.
     pub async fn remove(self: &Arc<Self>, machine: &Machine) -> bool {
+        let node = machine.identity().unwrap_or_default();
         let mut client = Client::new(self, MANAGEMENT, "management", hsm_protocol::Role::Admin);
         for _ in 0..30 {
             match client.request(Action::RemoveMember { hsm: machine.hsm() }).await {
-                Some((_, Ok(_))) => return true,
+                Some((index, Ok(_))) => {
+                    drop(tokio::spawn(self.clone().settle(index, Promise::Removed(node))));
+                    return true;
+                }
                 Some((_, Err(refusal))) => return refusal.code == hsm_protocol::ErrorCode::MemberUnknown,
                 None => tokio::time::sleep(Duration::from_millis(200)).await,
             }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hsm_core::Incarnation;
 use hsm_protocol::Role;
 
 use crate::cluster::Cluster;
@@ -16,6 +17,9 @@ use crate::cluster::machine::Beginning;
 use crate::cluster::plan::Plan;
 use crate::cluster::trace::Lines;
 use crate::{invariants, panics, world};
+
+/// The history that a run makes.
+const HISTORY: Incarnation = Incarnation([2; 16]);
 
 /// How a run is made.
 #[derive(Clone, Default)]
@@ -77,7 +81,7 @@ pub fn run(seed: u64, options: &Options) -> Report {
             }
             let report = report(seed, &cluster, broken);
             // What holds the world together in a ring is let go, or each seed would leave its memory behind.
-            for machine in &cluster.machines {
+            for machine in cluster.machines.iter().chain(&cluster.stranger) {
                 machine.crash(crate::disk::Crash::Kill).await;
             }
             report
@@ -131,7 +135,7 @@ async fn live(cluster: &Arc<Cluster>) -> Option<Broken> {
 /// Forms the cluster, lets the others join, makes users, and starts those who use, keep and observe it.
 async fn begin(cluster: &Arc<Cluster>) -> Result<Vec<tokio::task::JoinHandle<()>>, String> {
     let founder = &cluster.machines[0];
-    founder.start(Beginning::Form).await.map_err(|fault| format!("no cluster is formed: {fault}"))?;
+    founder.start(Beginning::Form(HISTORY)).await.map_err(|fault| format!("no cluster is formed: {fault}"))?;
     drop(tokio::spawn(cluster.clone().observe()));
     for machine in &cluster.machines {
         drop(tokio::spawn(cluster.clone().keep(machine.clone())));
@@ -156,6 +160,9 @@ async fn begin(cluster: &Arc<Cluster>) -> Result<Vec<tokio::task::JoinHandle<()>
     if !cluster.random.once_in(5) {
         cluster.come_together().await?;
         tokio::time::sleep(Duration::from_millis(1_500)).await;
+    }
+    if let Some(stranger) = &cluster.stranger {
+        drop(tokio::spawn(cluster.clone().intrude(stranger.clone())));
     }
     let mut tasks = vec![tokio::spawn(admin.work())];
     for user in 0..cluster.plan.users {

@@ -13,6 +13,7 @@ pub mod disabled_users;
 pub mod equal_index;
 pub mod forgetful_voters;
 pub mod honest_nodes;
+pub mod incarnations;
 pub mod joined_nodes;
 pub mod linearizable;
 pub mod liveness;
@@ -20,6 +21,7 @@ pub mod minority;
 pub mod nothing_panics;
 pub mod one_leader;
 pub mod one_object;
+pub mod removed_members;
 pub mod running_sessions;
 
 use std::sync::Arc;
@@ -48,6 +50,7 @@ pub fn nothing(_: &Arc<Cluster>) -> Result<(), String> {
 /// All of them. Where one fault breaks several, the first names it.
 pub const ALL: &[Invariant] = &[
     nothing_panics::INVARIANT,
+    incarnations::INVARIANT,
     one_leader::INVARIANT,
     committed_entries::INVARIANT,
     minority::INVARIANT,
@@ -57,10 +60,11 @@ pub const ALL: &[Invariant] = &[
     attempts::INVARIANT,
     deletes::INVARIANT,
     disabled_users::INVARIANT,
+    removed_members::INVARIANT,
     running_sessions::INVARIANT,
     linearizable::INVARIANT,
-    acknowledged_keys::INVARIANT,
     joined_nodes::INVARIANT,
+    acknowledged_keys::INVARIANT,
     audit_chain::INVARIANT,
     equal_index::INVARIANT,
     honest_nodes::INVARIANT,

@@ -82,7 +82,9 @@ impl Admin {
     async fn disable_and_enable(&mut self) {
         if let Some(index) = self.set_enabled(false).await {
             let promise = Promise::Disabled(UserName::new(DISABLED).expect("a name"));
-            self.client.cluster.clone().settle(index, promise.clone()).await;
+            let settled = self.client.cluster.clone().settle(index, promise.clone());
+            // Who is not answered goes on as well.
+            drop(tokio::time::timeout(Duration::from_secs(8), settled).await);
             self.client.think(1_500).await;
             self.client.cluster.release(&promise);
         }

@@ -88,7 +88,7 @@ impl Sharer {
     async fn read(&mut self) {
         let Some(server) = self.client.find().await else { return };
         let number = self.begin(RegisterOperation::Read { found: None });
-        let Some(found) = self.client.cluster.read_newest(&server, &self.client.actor, self.handle).await else {
+        let Some(found) = self.client.cluster.read_newest(server, &self.client.actor, self.handle).await else {
             return;
         };
         self.end(number, RegisterOperation::Read { found: Some(found) });

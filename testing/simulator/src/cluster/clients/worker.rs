@@ -66,7 +66,7 @@ impl Worker {
         self.keys.retain(|&key| key != handle);
         let decision: Option<Decision> = self.client.change(|_, _| Ok(Action::DestroyObject { handle })).await;
         if let Some((index, Ok(_))) = decision {
-            self.client.cluster.clone().settle(index, Promise::Deleted(handle)).await;
+            drop(tokio::spawn(self.client.cluster.clone().settle(index, Promise::Deleted(handle))));
         }
     }
 
