@@ -38,7 +38,8 @@ pub use operation::{decrypt, derive, digest, encrypt, sign, sign_recover, unwrap
 pub use payload::{Payload, disclose};
 pub use random::{NoiseSource, SystemNoise};
 pub use sealing::{
-    ClusterKeys, Handover, KeyRing, MasterKey, Opened, RootFault, RootOfTrust, RowSum, SealingPair, StorageKey, TokenClaims,
+    ClusterKeys, Handover, KeyRing, MasterKey, Opened, RootFault, RootOfTrust, RowSum, SealingPair, StorageKey,
+    TokenClaims,
 };
 pub use secret::{MemoryKind, SecretBytes};
 pub use session_proof::verify_session_proof;

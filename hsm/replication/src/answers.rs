@@ -1,7 +1,9 @@
 //! Answers other members: octets in, octets out.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use hsm_protocol::ErrorCode;
 use openraft::ServerState;
 
 use crate::engine::Shared;
@@ -11,7 +13,7 @@ use crate::limits;
 use crate::network::{Ask, Message, Told};
 use crate::runtime::wait_for_disk;
 use crate::store::snapshot::{Received, SnapshotData};
-use crate::types::{Part, Snapshot, decode};
+use crate::types::{NodeId, Part, Snapshot, decode};
 
 impl Shared {
     /// Answers one message. May be called on any thread.
@@ -27,13 +29,13 @@ impl Shared {
         postcard::to_stdvec(&told).map_err(garbled)
     }
 
-    async fn tell(self: &Arc<Self>, from: u64, ask: Ask) -> Result<Told, StorageFault> {
+    async fn tell(self: &Arc<Self>, from: NodeId, ask: Ask) -> Result<Told, StorageFault> {
         Ok(match ask {
             Ask::Pulse(pulse) => match self.errands.run(self.clone().answer_pulse(from, pulse)).await {
                 Some(told) => Told::Pulse(Box::new(told)),
                 None => Told::Apart,
             },
-            _ if !self.standing.takes_part() => Told::Apart,
+            _ if !self.standing.takes_part() || self.faults.is_raised() => Told::Apart,
             Ask::Append(request) => Told::Append(self.raft.append_entries(request).await),
             Ask::Vote(request) => Told::Vote(self.raft.vote(request).await),
             Ask::Chunk { vote, meta, chunk } => {
@@ -46,8 +48,37 @@ impl Shared {
                     }
                 }
             }
+            // What follows is for members alone.
+            _ if !self.is_member(from) => Told::Apart,
             Ask::Propose { term, part } => self.take_part(term, part).await,
+            Ask::Lease { applied } => {
+                Told::Lease(self.errands.run(self.clone().grant_lease(from, applied)).await.unwrap_or(false))
+            }
+            Ask::Barrier { index, at_most } => {
+                let outcome = self.errands.run(self.clone().lead_barrier(index, at_most)).await;
+                Told::Barrier(outcome.unwrap_or(Err(ErrorCode::NotReady)))
+            }
+            Ask::Acknowledge { index } => match self.errands.run(self.clone().acknowledge(index)).await {
+                Some(applied) => Told::Acknowledged(applied),
+                None => Told::Apart,
+            },
+            Ask::ReadIndex => {
+                let shared = self.clone();
+                let index = self.errands.run(async move { shared.lead_read_index().await }).await;
+                Told::ReadIndex(index.flatten())
+            }
+            Ask::Elect => {
+                // It goes on after the answer.
+                self.errands.give(self.clone().stand());
+                Told::Done
+            }
         })
+    }
+
+    /// Whether a node is in the roster, or still in Raft's membership.
+    pub(crate) fn is_member(&self, node: NodeId) -> bool {
+        let listed = self.state.read().members().contains_key(&hsm_core::NodeId(node));
+        listed || self.raft.metrics().borrow().membership_config.membership().get_node(&node).is_some()
     }
 
     /// A part that another member forwards to the leader of `term`.
@@ -56,10 +87,11 @@ impl Shared {
         let leads = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow();
-            metrics.state == ServerState::Leader && metrics.current_term == term
+            let hands_over = self.hands_over.load(Ordering::SeqCst);
+            metrics.state == ServerState::Leader && metrics.current_term == term && !hands_over
         };
         if too_large {
-            return Told::NotProposed(hsm_protocol::ErrorCode::TooLarge);
+            return Told::NotProposed(ErrorCode::TooLarge);
         }
         let received = self.proposals.inbox.lock().receive(term, part, leads);
         let waits = match received {

@@ -1,6 +1,7 @@
 //! Puts the parts of a node together, starts them and stops them.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -16,8 +17,10 @@ use crate::clock::Clock;
 use crate::errands::{Errands, Waiting, errands};
 use crate::fault::{Fault, Faults, OpenFault};
 use crate::leadership::Leadership;
+use crate::leases::{self, Grants, Lease, Rounds};
 use crate::limits;
 use crate::machine::{Applied, Machine};
+use crate::memory::{Memory, Remembered};
 use crate::network::{Link, Peers, history_of};
 use crate::outcome::Outcome;
 use crate::proposals::Proposals;
@@ -33,7 +36,8 @@ use crate::store::opening::{self, Beginning, Opened};
 use crate::store::snapshot::Receiver;
 use crate::store::{Store, Work};
 use crate::supervisor;
-use crate::types::{Member, NodeId, Raft};
+use crate::types::{Lead, Member, NodeId, Raft};
+use crate::witness;
 
 type Task = <Rt as AsyncRuntime>::JoinHandle<()>;
 
@@ -51,10 +55,19 @@ pub(crate) struct Shared {
     pub(crate) addresses: Addresses,
     pub(crate) vitals: Vitals,
     pub(crate) standing: Standings,
+    pub(crate) memory: Memory,
+    /// How often in a row whoever leads said that this node is no member.
+    pub(crate) unlisted: AtomicU32,
     pub(crate) leadership: Leadership,
     pub(crate) faults: Arc<Faults>,
     pub(crate) receiver: Receiver,
     pub(crate) errands: Errands,
+    pub(crate) lease: Lease,
+    pub(crate) grants: Grants,
+    pub(crate) rounds: Rounds,
+    pub(crate) witness: bool,
+    /// A witness that leads is about to lead no more.
+    pub(crate) hands_over: AtomicBool,
 }
 
 /// A running node.
@@ -172,12 +185,13 @@ impl Engine {
     async fn start(settings: Settings, key: StorageKey, beginning: Beginning) -> Result<(Self, bool), OpenFault> {
         let faults = Arc::new(Faults::new(settings.on_fault.clone()));
         let opened = wait_for_disk(|| opening::open(&settings.disk, &key, settings.cache_bytes, &faults, beginning))?;
-        let Opened { store, node, hsm, progress, log, vote, stamped, joins } = opened;
+        let Opened { store, node, hsm, progress, log, vote, stamped, joins, new, memories } = opened;
         let clock = settings.clock.clone();
         let stamper =
             if joins { Stamper::following(clock, stamped, progress.stamp) } else { Stamper::new(clock, stamped) };
         let stamper = Arc::new(stamper);
         let born = vote.map_or(0, |vote| vote.leader_id.term);
+        let at_start = Remembered::new(&vote.unwrap_or_default(), log.last.max(log.purged));
         let boot = settings.randomness.number();
         let proposals = Arc::new(Proposals::new(node, boot, settings.propose_deadline, born));
         let applied = Arc::new(Applied::new(&progress));
@@ -196,8 +210,10 @@ impl Engine {
             history: history.clone(),
         };
         let link = Link { network: settings.network.clone(), node, history };
-        let raft = Raft::new(node, configuration()?, Peers { link: link.clone() }, log, machine).await;
+        let raft = Raft::new(node, configuration(settings.witness)?, Peers { link: link.clone() }, log, machine).await;
         let raft = raft.map_err(|fatal| engine_fault(&fatal))?;
+        // The metrics tell nothing true before it runs.
+        raft.with_raft_state(|_| ()).await.map_err(|fatal| engine_fault(&fatal))?;
         let addresses = Addresses { state: state.clone(), metrics: raft.metrics() };
         let (errands, waiting) = errands();
         let shared = Arc::new(Shared {
@@ -212,11 +228,21 @@ impl Engine {
             link,
             addresses,
             vitals: Vitals::default(),
-            standing: Standings::new(Standing::Checking, settings.on_standing.clone()),
+            standing: Standings::new(
+                if new { Standing::Joining } else { Standing::Checking },
+                settings.on_standing.clone(),
+            ),
+            memory: Memory::new(memories, at_start),
+            unlisted: AtomicU32::new(0),
             leadership: Leadership::default(),
             faults,
             receiver: Receiver::new(),
             errands,
+            lease: Lease::new(),
+            grants: Grants::default(),
+            rounds: Rounds::new(),
+            witness: settings.witness,
+            hands_over: AtomicBool::new(false),
         });
         let engine = Self { shared, tasks: Mutex::default() };
         engine.spawn_tasks(waiting);
@@ -240,7 +266,13 @@ impl Engine {
             Rt::spawn(waiting.run()),
             Rt::spawn(pulse::run(shared.clone())),
             Rt::spawn(supervisor::run(shared.clone())),
+            Rt::spawn(leases::run_rounds(shared.clone())),
         ]);
+        if shared.witness {
+            self.tasks.lock().push(Rt::spawn(witness::run(shared.clone())));
+        } else {
+            self.tasks.lock().push(Rt::spawn(leases::run(shared.clone())));
+        }
     }
 
     async fn form_history(&self, address: String, mut form: Form) -> Result<(), OpenFault> {
@@ -300,6 +332,9 @@ impl Engine {
         raft.runtime_config().elect(true);
         raft.trigger().elect().await.map_err(|fatal| engine_fault(&fatal))?;
         self.lead().await?;
+        let term = raft.metrics().borrow().current_term;
+        self.shared.memory.goes_on_alone(Lead::new(term, self.shared.node));
+        self.shared.lease.hold_always();
         proposals.open();
         Ok(())
     }
@@ -324,8 +359,11 @@ impl Engine {
 }
 
 impl Shared {
-    /// Becomes ready as soon as there is the state of a cluster here.
+    /// Becomes ready as soon as it is clear that this node may take part and there is the state of a cluster here.
     async fn follow(self: Arc<Self>) {
+        if self.standing.now() == Standing::Checking && !self.is_whole().await {
+            return self.put_aside(Standing::RolledBack);
+        }
         if self.applied.now().0 == 0 {
             self.standing.become_now(Standing::Joining);
         }
@@ -334,7 +372,9 @@ impl Shared {
             <Rt as AsyncRuntime>::sleep(limits::LEADER_POLL).await;
         }
         self.standing.become_now(Standing::Member);
-        self.proposals.open();
+        if self.standing.takes_part() {
+            self.proposals.open();
+        }
     }
 }
 
@@ -361,15 +401,17 @@ fn engine_fault(fatal: &RaftFatal<NodeId>) -> OpenFault {
     OpenFault::Engine(fatal.to_string())
 }
 
-fn configuration() -> Result<Arc<Config>, OpenFault> {
+fn configuration(witness: bool) -> Result<Arc<Config>, OpenFault> {
+    // An HSM goes first.
+    let patience = if witness { limits::WITNESS_PATIENCE } else { 1 };
     let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let config = Config {
         cluster_name: "kagimori".to_owned(),
         // Until it is clear that this node may: see `standing.rs`.
         enable_elect: false,
         heartbeat_interval: milliseconds(limits::HEARTBEAT),
-        election_timeout_min: milliseconds(limits::ELECTION_MINIMUM),
-        election_timeout_max: milliseconds(limits::ELECTION_MAXIMUM),
+        election_timeout_min: milliseconds(limits::ELECTION_MINIMUM * patience),
+        election_timeout_max: milliseconds(limits::ELECTION_MAXIMUM * patience),
         install_snapshot_timeout: milliseconds(limits::SNAPSHOT_TIMEOUT),
         max_payload_entries: limits::ENTRIES_PER_CALL,
         replication_lag_threshold: limits::ENTRIES_PER_SNAPSHOT + limits::ENTRIES_KEPT,

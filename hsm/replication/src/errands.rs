@@ -35,6 +35,13 @@ impl Errands {
     }
 }
 
+impl Errands {
+    /// Has it done, some time. A node that stops does it not.
+    pub(crate) fn give(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.0.send(Box::pin(work)).ok();
+    }
+}
+
 impl Waiting {
     /// Starts each errand as it comes, until the node stops.
     pub(crate) async fn run(mut self) {

@@ -99,6 +99,12 @@ pub enum Fault {
     /// The state machine met a state that must not be. Its message names the broken invariant, no operand.
     #[error("an invariant is broken: {0}")]
     Invariant(String),
+    /// This node's state differs from that of most voters at the same command: it must not go on with it.
+    #[error(
+        "this HSM's state differs from that of most voters: its disk or memory failed; empty its data folder and let it \
+         join again"
+    )]
+    Diverged,
     /// The Raft engine ended by itself.
     #[error("replication ended: {0}")]
     Engine(String),

@@ -2,7 +2,7 @@
 //!
 //! A member sends one part at a time, numbered from 1 for each of its starts, and sends it again when no answer comes. So
 //! a number that is not above all earlier ones of that start was seen before, or is a message that arrived too late. A
-//! part is for one term only, in which only one node can lead; a number that was refused once is refused for ever, so that
+//! part is for one term of this node's leading only; a number that was refused once is refused for ever, so that
 //! whoever was told so may send the same commands under the next one.
 
 use std::collections::{BTreeMap, VecDeque};

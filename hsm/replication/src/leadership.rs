@@ -4,6 +4,7 @@ use openraft::ServerState;
 use parking_lot::Mutex;
 
 use crate::engine::Shared;
+use crate::types::Lead;
 
 /// Whether and since when this node leads.
 #[derive(Default)]
@@ -24,7 +25,8 @@ impl Shared {
         let term = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow();
-            let applied = metrics.last_applied.is_some_and(|last| last.leader_id.term == metrics.current_term);
+            let lead = Lead::new(metrics.current_term, self.node);
+            let applied = metrics.last_applied.is_some_and(|last| last.leader_id == lead);
             (metrics.state == ServerState::Leader && applied).then_some(metrics.current_term)
         };
         let mut leading = self.leadership.0.lock();

@@ -4,26 +4,36 @@
 //! makes the entry durable with one fsync, applies it to [`hsm_core::Hsm`] and tells each caller its [`Outcome`]. One
 //! HSM is a group of one voter. In a cluster one member leads; the others forward commands to it (`proposer.rs`,
 //! `forwarding.rs`), tell each other how they do (`pulse.rs`), and the one that leads makes Raft's membership what the
-//! roster in the log says (`supervisor.rs`, `voters.rs`).
+//! roster in the log says (`supervisor.rs`, `voters.rs`). Who may act on its state says its lease (`leases.rs`); when
+//! everybody does on a new one, a barrier (`barrier.rs`). A disk that was put back is found out (`memory.rs`).
 //!
 //! It must not decide whether a command is allowed (`hsm-core` does), see a plaintext key, or speak to clients. It is
 //! the only crate that names openraft and redb. Below it are `hsm-crypto` (seals every row) and `hsm-core`; above it is
 //! `hsm-server`. Time enters in `clock.rs`, randomness in `randomness.rs`, the disk in `disk.rs`, the network in
 //! `network.rs`, the async runtime in `runtime.rs`: one file each, all replaced in simulation.
 
+// Test support that lies outside names this crate as others do.
+#[cfg(test)]
+extern crate self as hsm_replication;
+
 #[cfg(all(hsm_sim, not(tokio_unstable)))]
 compile_error!("cfg(hsm_sim) needs --cfg tokio_unstable: without tokio's rng_seed a simulation does not replay");
 
 mod answers;
+mod barrier;
 pub mod clock;
 pub mod disk;
+#[cfg(all(test, not(hsm_sim)))]
+mod divergence;
 mod engine;
 mod errands;
 pub mod fault;
 mod forwarding;
 mod leadership;
+mod leases;
 pub mod limits;
 mod machine;
+mod memory;
 pub mod network;
 pub mod node;
 mod outcome;
@@ -41,8 +51,11 @@ mod store;
 mod supervisor;
 mod types;
 mod voters;
+mod witness;
 
+pub use barrier::{Barrier, Unreached};
 pub use fault::{Fault, OpenFault, StorageFault};
+pub use leases::Serving;
 pub use node::{AuditEntry, Node, Reading};
 pub use outcome::{Done, EffectSink, NoEffects, Outcome};
 pub use settings::Settings;

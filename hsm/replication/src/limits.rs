@@ -51,6 +51,12 @@ pub const APPLIED_POLL: Duration = Duration::from_millis(5);
 /// Entries whose chain hashes are remembered to be compared: what a second of writing makes at most.
 pub const RECENT_HASHES: usize = 4096;
 
+/// Members that are remembered: 28, a witness, and as many that take their places.
+pub const MEMORIES: usize = 64;
+
+/// How often in a row whoever leads must say that this node is no member before it believes it.
+pub const TIMES_UNLISTED: u32 = 3;
+
 /// How often the leader compares Raft's membership with the roster.
 pub const SUPERVISION: Duration = Duration::from_millis(250);
 
@@ -76,14 +82,40 @@ pub const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
 /// Time between two heartbeats of a leader.
 pub const HEARTBEAT: Duration = Duration::from_millis(250);
 
-/// Shortest time without a heartbeat before a voter stands for election.
-pub const ELECTION_MINIMUM: Duration = Duration::from_millis(1000);
+/// Shortest time, after the longest one went by without a heartbeat, before a voter stands for election.
+pub const ELECTION_MINIMUM: Duration = Duration::from_millis(700);
 
-/// Longest such time.
-pub const ELECTION_MAXIMUM: Duration = Duration::from_millis(1600);
+/// Longest such time; also how long a voter that heard a leader grants no other vote.
+pub const ELECTION_MAXIMUM: Duration = Duration::from_millis(1100);
+
+/// How many times as long a witness waits before it stands for election: HSMs go first.
+pub const WITNESS_PATIENCE: u32 = 3;
+
+/// How long a lease lasts from the moment at which it was asked for: more than 1.5 times what a fail-over takes, so that
+/// the loss of a leader isolates nobody.
+pub const LEASE: Duration = Duration::from_secs(4);
+
+/// After this time since the leader received an ask, the asker's lease is over by any clock: a tenth more, for clocks that
+/// run unlike.
+pub const LEASE_PASSED: Duration = Duration::from_millis(4400);
+
+/// How often a lease is asked for, and how long the answer may take.
+pub const LEASE_ASK: Duration = Duration::from_secs(1);
+
+/// How often while there is none.
+pub const LEASE_RETRY: Duration = Duration::from_millis(200);
+
+/// How long a witness waits for the HSM that it hands the lead to.
+pub const HAND_OVER: Duration = Duration::from_secs(3);
+
+/// Time between two attempts of that HSM to be elected.
+pub const ELECTION_PAUSE: Duration = Duration::from_millis(300);
 
 /// Time for one chunk of a snapshot to be sent and stored, and for the last one to be installed.
 pub const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How often one chunk is sent before the snapshot begins anew.
+pub const CHUNK_TRIES: u32 = 5;
 
 /// Entries after which a snapshot is marked, so that the log before it can go. A mark costs nothing: the state in the
 /// store is the snapshot.
@@ -115,3 +147,6 @@ const _: () = assert!(FORWARDED_WAIT.as_millis() < FORWARD_TIMEOUT.as_millis());
 const _: () = assert!(FORWARD_TIMEOUT.as_millis() < PROPOSE_DEADLINE.as_millis());
 const _: () = assert!(PULSE_PATIENCE.as_millis() * 2 < PULSE.as_millis());
 const _: () = assert!(PULSE.as_millis() * 2 < ALIVE.as_millis() && ALIVE.as_millis() < LOST.as_millis());
+const _: () = assert!(LEASE.as_millis() * 11 <= LEASE_PASSED.as_millis() * 10);
+// A fail-over: nobody grants a vote for the longest election time, the next voter waits at most another one.
+const _: () = assert!(LEASE.as_millis() * 2 >= 3 * (2 * ELECTION_MAXIMUM.as_millis() + HEARTBEAT.as_millis()));

@@ -125,13 +125,13 @@ impl Machine {
             self.progress.membership = membership;
         }
         self.store.pend(Changes { progress: Some(self.progress.clone()), ..Changes::default() });
-        self.proposals.passed(log_id.leader_id.term);
+        self.proposals.passed(log_id.leader_id);
     }
 
     fn apply_batch(&mut self, log_id: LogId, batch: &Batch) -> Result<(), Fault> {
         self.stamper.observe(batch.stamp);
         self.progress.stamp = self.progress.stamp.max(batch.stamp);
-        if batch.term != log_id.leader_id.term {
+        if batch.lead != log_id.leader_id {
             self.advance(log_id, None);
             return Ok(());
         }
@@ -156,7 +156,7 @@ impl Machine {
         self.applied.set(&self.progress);
         self.learn_history();
         own.into_iter().for_each(|(number, outcomes)| self.proposals.applied(number, outcomes));
-        self.proposals.passed(log_id.leader_id.term);
+        self.proposals.passed(log_id.leader_id);
         Ok(())
     }
 

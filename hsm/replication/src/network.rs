@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use hsm_core::Hsm;
+use hsm_core::{Hsm, Index};
 use hsm_protocol::ErrorCode;
 use openraft::error::{Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
@@ -16,6 +16,7 @@ use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotRespon
 use openraft::{AsyncRuntime, OptionalSend};
 use serde::{Deserialize, Serialize};
 
+use crate::barrier::Barrier;
 use crate::limits;
 use crate::pulse::{Pulse, PulseTold};
 use crate::runtime::Rt;
@@ -114,6 +115,23 @@ pub(crate) enum Ask {
     },
     /// How the asker does, and how does the other?
     Pulse(Pulse),
+    /// A lease, for an HSM that has applied this.
+    Lease {
+        applied: Index,
+    },
+    /// To the leader: wait until no HSM acts on a state before this command, at most so many milliseconds.
+    Barrier {
+        index: Index,
+        at_most: u64,
+    },
+    /// Say when this is applied.
+    Acknowledge {
+        index: Index,
+    },
+    /// To the leader: what a read must have applied.
+    ReadIndex,
+    /// From a witness that leads: stand for election.
+    Elect,
 }
 
 /// What it answers.
@@ -133,10 +151,24 @@ pub(crate) enum Told {
     /// Whether the part is in a log is not known here.
     Unsure,
     Pulse(Box<PulseTold>),
+    /// Whether the lease is granted.
+    Lease(bool),
+    Barrier(Barrier),
+    /// What is applied here.
+    Acknowledged(Index),
+    ReadIndex(Option<Index>),
+    /// It is done.
+    Done,
     /// The asker belongs to another cluster or another history of it.
     Foreign,
     /// This node takes no part now.
     Apart,
+}
+
+/// The node that a message says it comes from; `None` when it is no message. Whoever carries it compares this with the
+/// member that the connection belongs to: the node itself believes it.
+pub fn sender(message: &[u8]) -> Option<u64> {
+    postcard::take_from_bytes(message).ok().map(|(from, _)| from)
 }
 
 /// The way to other members.
@@ -210,11 +242,25 @@ impl Peer {
         loop {
             let chunk = reader.next_chunk().map_err(|fault| SnapshotStop::Source(fault.to_string()))?;
             let ask = Ask::Chunk { vote, meta: snapshot.meta.clone(), chunk };
-            match self.ask(&ask, limits::SNAPSHOT_TIMEOUT).await? {
+            match self.send_chunk(&ask).await? {
                 Told::ChunkStored => {}
                 Told::ChunkRefused => reader.begin_again(),
                 Told::Installed(Ok(response)) => return Ok(response),
                 _ => return Err(self.garbled().into()),
+            }
+        }
+    }
+}
+
+impl Peer {
+    /// Sends a chunk, again when it or its answer was lost: a snapshot of gigabytes does not begin anew for that.
+    async fn send_chunk(&self, ask: &Ask) -> Result<Told, PeerFault> {
+        let mut tries = limits::CHUNK_TRIES;
+        loop {
+            tries -= 1;
+            match self.ask(ask, limits::SNAPSHOT_TIMEOUT).await {
+                Err(PeerFault::Unreachable(_) | PeerFault::Apart(_)) if tries > 0 => {}
+                told => return told,
             }
         }
     }

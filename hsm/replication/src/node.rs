@@ -10,11 +10,14 @@ use hsm_core::audit::AuditRecord;
 use hsm_core::command::{Form, Origin, SealedPayload};
 use hsm_core::{Action, Hsm, Index, ObjectHandle, Stamp};
 use hsm_crypto::StorageKey;
+use hsm_protocol::ErrorCode;
 use parking_lot::{Mutex, RwLockReadGuard};
 use tokio::sync::oneshot;
 
+use crate::barrier::Barrier;
 use crate::engine::{Engine, Shared};
 use crate::fault::{OpenFault, StorageFault};
+use crate::leases::Serving;
 use crate::outcome::Outcome;
 use crate::settings::Settings;
 use crate::status::Status;
@@ -168,6 +171,38 @@ impl Node {
     /// Time as the log tells it: what a command proposed now would be stamped with. Never goes back.
     pub fn now(&self) -> Stamp {
         self.shared().stamper.now()
+    }
+
+    /// Whether this HSM may act on what it knows. Cheap enough for every request while it holds a lease.
+    pub fn serving(&self) -> Serving {
+        self.shared().serving()
+    }
+
+    /// Waits, at most so long, until no HSM acts on a state before the command at `index`, but those that are named, with
+    /// the time until which they may. May be called on any member and waited for on any thread; `Err` when nobody could say.
+    pub fn barrier(&self, index: Index, at_most: Duration) -> Later<'_, Barrier> {
+        let shared = self.shared();
+        let waited = shared.errands.run(shared.clone().barrier(index, at_most));
+        Box::pin(async move { waited.await.unwrap_or(Err(ErrorCode::NotReady)) })
+    }
+
+    /// [`Node::barrier`] for callers that may block.
+    pub fn barrier_and_wait(&self, index: Index, at_most: Duration) -> Barrier {
+        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+        let waited = self.shared().clone().barrier(index, at_most);
+        self.shared().errands.give(async move {
+            // The receiver is gone when the caller's time was over.
+            sender.send(waited.await).ok();
+        });
+        receiver.recv_timeout(at_most.saturating_add(Duration::from_secs(1))).unwrap_or(Err(ErrorCode::NotReady))
+    }
+
+    /// The index of the last command that a read must see to be linearizable, once it is applied here; `None` when nobody
+    /// could say in time. May be waited for on any thread.
+    pub fn read_index(&self, at_most: Duration) -> Later<'_, Option<Index>> {
+        let shared = self.shared();
+        let waited = shared.errands.run(shared.clone().read_index(at_most));
+        Box::pin(async move { waited.await.flatten() })
     }
 
     /// How the node does.

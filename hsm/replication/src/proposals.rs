@@ -5,7 +5,7 @@
 //!
 //! A caller learns `Done` only from this node's own state machine: whoever is told has it here too. A command that surely
 //! never is in the log goes back into the queue, or is `Unavailable` at its deadline; one that may be, and is not applied
-//! by its deadline or before this node stops, is `Unknown`. *Surely* is what the log says: once an entry of a later term
+//! by its deadline or before this node stops, is `Unknown`. *Surely* is what the log says: once an entry of a later lead
 //! was applied, what was meant for an earlier one and was not applied before will never be.
 //!
 //! `proposer.rs` is the task that takes from here; `forwarding.rs` holds what other members sent.
@@ -26,7 +26,7 @@ use crate::forwarding::{Inbox, Ticket};
 use crate::limits;
 use crate::outcome::{Done, Outcome};
 use crate::runtime::Rt;
-use crate::types::{Batch, EncodedCommand, Entry, NodeId, Part};
+use crate::types::{Batch, EncodedCommand, Entry, Lead, NodeId, Part};
 
 type Instant = <Rt as AsyncRuntime>::Instant;
 
@@ -80,8 +80,8 @@ struct Flight {
 
 struct Flying {
     stage: Stage,
-    /// For which term it is meant; in another one it is void.
-    term: u64,
+    /// For which lead it is meant; under another one it is void.
+    lead: Lead,
     parcel: Parcel,
     /// Members whose parts are in the same entry.
     tickets: Vec<Ticket>,
@@ -265,14 +265,14 @@ impl Proposals {
         }
     }
 
-    /// The state machine has applied an entry of this term: what was meant for an earlier one will never be applied.
-    pub(crate) fn passed(&self, term: u64) {
+    /// The state machine has applied an entry of this lead: what was meant for an earlier one will never be applied.
+    pub(crate) fn passed(&self, lead: Lead) {
         let void: Vec<u64> = {
             let flight = self.flight.lock();
-            if flight.entries.values().all(|flying| flying.term >= term) {
+            if flight.entries.values().all(|flying| flying.lead >= lead) {
                 return;
             }
-            let void = flight.entries.iter().filter(|(_, flying)| flying.term < term);
+            let void = flight.entries.iter().filter(|(_, flying)| flying.lead < lead);
             void.map(|(&number, _)| number).collect()
         };
         void.into_iter().rev().for_each(|number| self.not_done(number));
@@ -415,7 +415,7 @@ impl Proposals {
     }
 
     /// Makes one entry of what waits here and of what was forwarded, and registers its callers.
-    pub(crate) fn next_batch(&self, stamp: Stamp, term: u64) -> Option<(u64, Batch)> {
+    pub(crate) fn next_batch(&self, stamp: Stamp, lead: Lead) -> Option<(u64, Batch)> {
         let mut room = Room::ENTRY;
         let first = self.inbox.lock().take_turn(&mut room);
         let parcel = self.take_parcel(&mut room, stamp);
@@ -430,18 +430,18 @@ impl Proposals {
             expires: Instant::now() + self.deadline,
             callers: Vec::new(),
         });
-        let (number, own) = self.launch(parcel, term, tickets, &parts);
+        let (number, own) = self.launch(parcel, lead, tickets, &parts);
         let parts = std::iter::once(own).chain(parts).collect();
-        Some((number, Batch { stamp, term, parts }))
+        Some((number, Batch { stamp, lead, parts }))
     }
 
     /// Makes one part of what waits here, to be sent to the leader, and registers its callers.
-    pub(crate) fn next_part(&self, term: u64) -> Option<Part> {
+    pub(crate) fn next_part(&self, lead: Lead) -> Option<Part> {
         let parcel = self.take_parcel(&mut Room::ENTRY.clone(), Stamp(0))?;
-        Some(self.launch(parcel, term, Vec::new(), &[]).1)
+        Some(self.launch(parcel, lead, Vec::new(), &[]).1)
     }
 
-    fn launch(&self, parcel: Parcel, term: u64, tickets: Vec<Ticket>, others: &[Part]) -> (u64, Part) {
+    fn launch(&self, parcel: Parcel, lead: Lead, tickets: Vec<Ticket>, others: &[Part]) -> (u64, Part) {
         let others: usize = others.iter().map(|part| part.commands.len()).sum();
         let count = (parcel.commands.len() + others) as u64;
         let mut flight = self.flight.lock();
@@ -449,7 +449,7 @@ impl Proposals {
         flight.last_callers = parcel.callers.len();
         flight.next_number = number + 1;
         let part = Part { proposer: self.node, boot: self.boot, number, commands: parcel.commands.clone() };
-        flight.entries.insert(number, Flying { stage: Stage::Given, term, parcel, tickets, count });
+        flight.entries.insert(number, Flying { stage: Stage::Given, lead, parcel, tickets, count });
         (number, part)
     }
 

@@ -13,7 +13,7 @@ use crate::roster::Addresses;
 use crate::runtime::Rt;
 use crate::stamp::Stamper;
 use crate::store::Store;
-use crate::types::{NodeId, Part, Raft};
+use crate::types::{Lead, NodeId, Part, Raft};
 
 /// What the task needs.
 pub(crate) struct Proposer {
@@ -71,7 +71,8 @@ impl Proposer {
     }
 
     async fn fly(&self, term: u64) {
-        let Some((number, batch)) = self.proposals.next_batch(self.stamper.now(), term) else {
+        let Some((number, batch)) = self.proposals.next_batch(self.stamper.now(), Lead::new(term, self.link.node))
+        else {
             return;
         };
         // An error here is a stop, which answers everybody.
@@ -90,7 +91,7 @@ impl Proposer {
     /// Sends what waits to the leader.
     fn forward(&self, leader: NodeId, term: u64) {
         self.proposals.inbox.lock().refuse_all(ErrorCode::NotReady);
-        let Some(part) = self.proposals.next_part(term) else {
+        let Some(part) = self.proposals.next_part(Lead::new(term, leader)) else {
             return;
         };
         let sending = Forward {

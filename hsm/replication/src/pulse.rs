@@ -1,19 +1,23 @@
 //! Once a second every member asks every other one how it does, and tells it how it does itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
 use hsm_core::Index;
+use hsm_protocol::ErrorCode;
 use openraft::{AsyncRuntime, ServerState};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteArray;
 
 use crate::engine::Shared;
+use crate::fault::Fault;
 use crate::limits;
+use crate::memory::Remembered;
 use crate::network::{Ask, Told};
 use crate::runtime::Rt;
+use crate::standing::Standing;
 use crate::types::{LogId, NodeId, Vote};
 
 /// How a member does.
@@ -28,6 +32,15 @@ pub(crate) struct Pulse {
     pub(crate) last: Option<LogId>,
     /// It leads, and a majority said so a moment ago.
     pub(crate) leads: bool,
+    /// What it remembers of whom it tells this.
+    pub(crate) yours: Option<Remembered>,
+}
+
+impl Pulse {
+    /// How far its disk is.
+    pub(crate) fn reached(&self) -> Remembered {
+        Remembered::new(&self.vote, self.last)
+    }
 }
 
 /// What one who is asked says.
@@ -36,7 +49,7 @@ pub(crate) struct PulseTold {
     pub(crate) pulse: Pulse,
     /// Its hash at the command that the asker applied last, if it still knows.
     pub(crate) at_yours: Option<ByteArray<48>>,
-    /// Whether the asker is in its roster.
+    /// Whether the asker is in its roster, or still in Raft's membership.
     pub(crate) listed: bool,
 }
 
@@ -45,6 +58,8 @@ pub(crate) struct PulseTold {
 pub(crate) struct Vital {
     /// When it was last heard of, by the steady clock, in milliseconds.
     pub(crate) heard: u64,
+    /// When it last answered this node.
+    pub(crate) answered: Option<u64>,
     pub(crate) pulse: Pulse,
     /// Commands by which this node was ahead.
     pub(crate) lag: u64,
@@ -52,6 +67,17 @@ pub(crate) struct Vital {
     pub(crate) agrees: Option<bool>,
     /// When its state had last reached this node's with the same hash.
     pub(crate) level_at: Option<u64>,
+}
+
+/// What a member told.
+struct Heard {
+    pulse: Pulse,
+    /// Whether its hash is this node's; `None` when they could not be compared.
+    agrees: Option<bool>,
+    /// Whether its state has reached this node's.
+    level: bool,
+    /// Whether this node had asked.
+    answers: bool,
 }
 
 /// What is known of all others.
@@ -63,14 +89,21 @@ impl Vitals {
         self.0.lock().clone()
     }
 
-    /// A member told how it does. `agrees` is `None` when hashes could not be compared.
-    fn hear(&self, node: NodeId, now: u64, mine: Index, pulse: Pulse, agrees: Option<bool>, level: bool) {
+    /// How many of these had another hash than this node when they were last compared.
+    fn differing(&self, among: &BTreeSet<NodeId>) -> usize {
+        let vitals = self.0.lock();
+        among.iter().filter_map(|node| vitals.get(node)).filter(|vital| vital.agrees == Some(false)).count()
+    }
+
+    /// A member told how it does.
+    fn hear(&self, node: NodeId, now: u64, mine: Index, heard: Heard) {
         let mut vitals = self.0.lock();
         let before = vitals.get(&node);
-        let agrees = agrees.or_else(|| before.and_then(|vital| vital.agrees));
-        let level_at = if level { Some(now) } else { before.and_then(|vital| vital.level_at) };
-        let lag = mine.0.saturating_sub(pulse.applied.0);
-        vitals.insert(node, Vital { heard: now, pulse, lag, agrees, level_at });
+        let agrees = heard.agrees.or_else(|| before.and_then(|vital| vital.agrees));
+        let level_at = if heard.level { Some(now) } else { before.and_then(|vital| vital.level_at) };
+        let answered = if heard.answers { Some(now) } else { before.and_then(|vital| vital.answered) };
+        let lag = mine.0.saturating_sub(heard.pulse.applied.0);
+        vitals.insert(node, Vital { heard: now, answered, pulse: heard.pulse, lag, agrees, level_at });
     }
 
     /// Forgets those who are no members.
@@ -80,13 +113,13 @@ impl Vitals {
 }
 
 impl Shared {
-    /// How this node does.
-    pub(crate) fn pulse(&self) -> Pulse {
+    /// How this node does, as it is told to `to`.
+    pub(crate) fn pulse(&self, to: NodeId) -> Pulse {
         let (applied, hash) = self.applied.with_hash();
         let leads = self.surely_leads();
         let last = self.raft.data_metrics().borrow().last_log;
         let vote = self.raft.server_metrics().borrow().vote;
-        Pulse { applied, hash: ByteArray::new(hash), vote, last, leads }
+        Pulse { applied, hash: ByteArray::new(hash), vote, last, leads, yours: self.memory.of(to) }
     }
 
     /// Whether this node leads and a majority has said so within the last moments.
@@ -111,14 +144,13 @@ impl Shared {
         }
         let at_yours = self.applied.hash_at(theirs.applied);
         let agrees = at_yours.map(|hash| hash == *theirs.hash);
-        let mine = self.applied.now();
-        self.vitals.hear(from, self.clock.read().steady, mine, theirs, agrees, false);
-        let listed = self.state.read().members().contains_key(&hsm_core::NodeId(from));
-        PulseTold { pulse: self.pulse(), at_yours: at_yours.map(ByteArray::new), listed }
+        self.hear(from, self.applied.now(), Heard { pulse: theirs, agrees, level: false, answers: false });
+        let listed = self.is_member(from);
+        PulseTold { pulse: self.pulse(from), at_yours: at_yours.map(ByteArray::new), listed }
     }
 
     async fn ask_pulse(self: Arc<Self>, node: NodeId, address: String) {
-        let mine = self.pulse();
+        let mine = self.pulse(node);
         let told = self.link.ask(node, &address, &Ask::Pulse(mine.clone()), limits::PULSE).await;
         let Ok(Told::Pulse(told)) = told else {
             return;
@@ -127,7 +159,47 @@ impl Shared {
         let at_theirs = || self.applied.hash_at(told.pulse.applied).map(|hash| hash == *told.pulse.hash);
         let agrees = at_mine.or_else(at_theirs);
         let level = told.pulse.applied >= mine.applied && agrees == Some(true);
-        self.vitals.hear(node, self.clock.read().steady, mine.applied, told.pulse, agrees, level);
+        if told.pulse.leads {
+            self.note_listed(told.listed, told.pulse.applied);
+        }
+        self.hear(node, mine.applied, Heard { pulse: told.pulse, agrees, level, answers: true });
+    }
+
+    fn hear(&self, node: NodeId, mine: Index, heard: Heard) {
+        let pulse = &heard.pulse;
+        let own =
+            Remembered::new(&self.raft.server_metrics().borrow().vote, self.raft.data_metrics().borrow().last_log);
+        self.memory.compare(node, pulse.leads, pulse.yours, own);
+        if self.memory.is_exceeded() && self.standing.takes_part() {
+            // It was put back to a disk of a time when it had no others to ask.
+            self.put_aside(Standing::RolledBack);
+        }
+        self.memory.learn(node, pulse.reached());
+        self.vitals.hear(node, self.clock.read().steady, mine, heard);
+    }
+
+    /// Whoever leads said whether this node is a member.
+    fn note_listed(&self, listed: bool, applied: Index) {
+        let unlisted = if listed || applied < self.applied.now() {
+            self.unlisted.store(0, Ordering::SeqCst);
+            0
+        } else {
+            self.unlisted.fetch_add(1, Ordering::SeqCst) + 1
+        };
+        if unlisted >= limits::TIMES_UNLISTED {
+            self.put_aside(Standing::Removed);
+        }
+    }
+
+    /// Stops this node if most voters have another state than it has.
+    fn look_for_divergence(&self) {
+        let voters: BTreeSet<NodeId> =
+            self.raft.metrics().borrow().membership_config.membership().voter_ids().collect();
+        if 2 * self.vitals.differing(&voters) > voters.len() && !self.faults.is_raised() {
+            self.faults.raise(Fault::Diverged);
+            self.lease.end();
+            self.proposals.fail_all(ErrorCode::Broken);
+        }
     }
 }
 
@@ -136,10 +208,14 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     loop {
         let members = shared.addresses.all();
         shared.vitals.keep(&members);
-        for (node, address) in members.into_iter().filter(|&(node, _)| node != shared.node) {
+        for (node, address) in members.clone().into_iter().filter(|&(node, _)| node != shared.node) {
             drop(<Rt as AsyncRuntime>::spawn(shared.clone().ask_pulse(node, address)));
         }
-        let pause: Duration = limits::PULSE;
-        <Rt as AsyncRuntime>::sleep(pause).await;
+        <Rt as AsyncRuntime>::sleep(limits::PULSE).await;
+        shared.look_for_divergence();
+        if shared.store_memory(&members).is_err() {
+            // The store has told it: the node stops.
+            return;
+        }
     }
 }

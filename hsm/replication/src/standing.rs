@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 /// What a node is to its cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// It waits for the state of the cluster that it joins.
+    /// Its store was empty: it waits for the state of the cluster that it joins, or makes one.
     Joining,
     /// It was started again and asks the others whether they remember more of it than it has. Until a majority has
     /// answered it neither votes nor takes entries.

@@ -6,6 +6,7 @@ use hsm_core::{Index, MemberKind};
 use hsm_protocol::ErrorCode;
 
 use crate::engine::Shared;
+use crate::leases::Serving;
 use crate::standing::Standing;
 
 /// How a node does, for health, metrics and comparison between members.
@@ -35,6 +36,10 @@ pub struct Status {
     pub flushes: u64,
     /// Commands in these entries.
     pub flushed_commands: u64,
+    /// Whether this HSM may act on what it knows.
+    pub serving: Serving,
+    /// Entry up to which the last snapshot goes.
+    pub snapshot_entry: Option<u64>,
     /// The other members, by their nodes.
     pub members: BTreeMap<u64, MemberStatus>,
     /// Whether this node takes commands: `Err` says why not.
@@ -67,6 +72,8 @@ pub struct MemberStatus {
     pub lag: Option<u64>,
     /// How long ago it was heard of, in milliseconds; `None` when it never was since this node started.
     pub heard_milliseconds_ago: Option<u64>,
+    /// What is left of its lease, in milliseconds; only whoever leads knows it.
+    pub lease_milliseconds_left: Option<u64>,
     /// Whether the hashes agreed when they were last compared; `None` when they never were.
     pub hashes_agree: Option<bool>,
 }
@@ -88,6 +95,8 @@ impl Shared {
             queued: self.proposals.queued(),
             flushes: self.store.flushes(),
             flushed_commands: self.proposals.commands(),
+            serving: self.serving(),
+            snapshot_entry: metrics.snapshot.map(|snapshot| snapshot.index),
             members: self.members(),
             ready: self.proposals.closed().map_or(Ok(()), Err),
         }
@@ -120,6 +129,7 @@ impl Shared {
                 applied: vital.map(|vital| vital.pulse.applied),
                 lag: vital.map(|vital| vital.lag),
                 heard_milliseconds_ago: vital.map(|vital| now.saturating_sub(vital.heard)),
+                lease_milliseconds_left: self.lease_left(node, now),
                 hashes_agree: vital.and_then(|vital| vital.agrees),
             };
             (node, status)

@@ -84,7 +84,7 @@ impl Shared {
         let candidate = |(&node, _): (&NodeId, &Member)| {
             let own = node == self.node;
             let vital = vitals.get(&node);
-            let silence = vital.map(|vital| since(vital.heard));
+            let silence = vital.and_then(|vital| vital.answered).map(since);
             let level = vital.and_then(|vital| vital.level_at).map(since);
             let agrees = vital.is_some_and(|vital| vital.agrees == Some(true));
             Candidate {

@@ -13,6 +13,9 @@ use crate::store::snapshot::SnapshotData;
 pub(crate) type NodeId = u64;
 
 pub(crate) type Entry = openraft::Entry<Types>;
+/// Who leads, and in which term. One term may have several leaders one after another (openraft's "advanced" leader ids):
+/// only both together are one time of leading, and they are ordered.
+pub(crate) type Lead = openraft::LeaderId<NodeId>;
 pub(crate) type LogId = openraft::LogId<NodeId>;
 pub(crate) type Membership = openraft::StoredMembership<NodeId, Member>;
 pub(crate) type Raft = openraft::Raft<Types>;
@@ -46,9 +49,9 @@ pub(crate) struct Member {
 pub(crate) struct Batch {
     /// The leader's time, which every command of the batch carries.
     pub(crate) stamp: Stamp,
-    /// The term in which the leader meant to propose it. An entry of another term is void: so a command that waited while
-    /// its leader lost the lead and won it again is not done behind the back of a caller that was told it was not.
-    pub(crate) term: u64,
+    /// Under which lead it was meant to be proposed. An entry of another one is void: so a command that waited while its
+    /// leader lost the lead and won it again is not done behind the back of a caller that was told it was not.
+    pub(crate) lead: Lead,
     /// The leader's own part first, then what other members forwarded.
     pub(crate) parts: Arc<[Part]>,
 }

@@ -31,6 +31,7 @@ use serde::de::DeserializeOwned;
 use crate::disk::Disk;
 use crate::fault::{Fault, Faults, OpenFault, StorageFault};
 use crate::limits;
+use crate::memory::Memories;
 use crate::node::AuditEntry;
 use crate::stamp::Stamped;
 use crate::store::opening::LogBounds;
@@ -75,6 +76,8 @@ pub(crate) struct Work {
     pub(crate) bounds: Option<LogBounds>,
     pub(crate) vote: Option<Vote>,
     pub(crate) stamped: Option<Stamped>,
+    /// What is remembered of the other members.
+    pub(crate) memories: Option<Memories>,
     /// Wait until the disk has it.
     pub(crate) durable: bool,
 }
@@ -228,6 +231,9 @@ impl Store {
         }
         if let Some(stamped) = &work.stamped {
             self.put_meta(&mut table, meta::STAMPED, stamped)?;
+        }
+        if let Some(memories) = &work.memories {
+            self.put_meta(&mut table, meta::MEMORIES, memories)?;
         }
         if let Some(bounds) = &work.bounds {
             self.put_meta(&mut table, meta::BOUNDS, bounds)?;

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk::{Backend, Disk};
 use crate::fault::{Faults, OpenFault, StorageFault};
+use crate::memory::Memories;
 use crate::stamp::Stamped;
 use crate::store::pending::Pending;
 use crate::store::rows::{AUDIT, FIRST_PAYLOAD, FORMAT, Identity, LOG, META, Progress, STATE, meta};
@@ -43,6 +44,9 @@ pub(crate) struct Opened {
     pub(crate) stamped: Option<Stamped>,
     /// It was made to join a cluster.
     pub(crate) joins: bool,
+    /// It was empty until now.
+    pub(crate) new: bool,
+    pub(crate) memories: Memories,
 }
 
 /// What an empty store becomes.
@@ -96,6 +100,8 @@ pub(crate) fn open(
         vote: loaded.vote,
         stamped: loaded.stamped,
         joins: loaded.joins,
+        new: loaded.new,
+        memories: loaded.memories,
     })
 }
 
@@ -107,6 +113,8 @@ struct Loaded {
     vote: Option<Vote>,
     stamped: Option<Stamped>,
     joins: bool,
+    new: bool,
+    memories: Memories,
 }
 
 fn open_database(disk: &dyn Disk, cache_bytes: usize, form: bool) -> Result<Database, OpenFault> {
@@ -180,7 +188,8 @@ impl Store {
         })?;
         self.commit(&Work { durable: true, ..Work::default() })?;
         let (hsm, progress, log) = (Hsm::empty(), Progress::default(), LogBounds::default());
-        Ok(Loaded { identity, hsm, progress, log, vote: None, stamped: None, joins })
+        let memories = Memories::new();
+        Ok(Loaded { identity, hsm, progress, log, vote: None, stamped: None, joins, new: true, memories })
     }
 
     /// Who the store belongs to; `None` when it has no rows at all.
@@ -229,7 +238,8 @@ impl Store {
         let joins = self.get_meta::<()>(&table, meta::JOINS)?.is_some();
         *self.writer.lock() = Writer { commit, sum, progress: progress.clone() };
         *self.durable.lock() = progress.clone();
-        Ok(Loaded { identity, hsm, progress, log, vote, stamped, joins })
+        let memories = self.get_meta(&table, meta::MEMORIES)?.unwrap_or_default();
+        Ok(Loaded { identity, hsm, progress, log, vote, stamped, joins, new: false, memories })
     }
 
     fn compare_with_mark(&self, found: u64) -> Result<(), OpenFault> {

@@ -35,6 +35,7 @@ pub(crate) mod meta {
     pub(crate) const STAMPED: &str = "stamped";
     /// There in a store that was made to join a cluster and not to begin one.
     pub(crate) const JOINS: &str = "joins";
+    pub(crate) const MEMORIES: &str = "memories";
 }
 
 /// Who this node is.

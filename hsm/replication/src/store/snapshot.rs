@@ -193,6 +193,8 @@ struct Receiving {
     snapshot: String,
     next: u64,
     hash: Sha384,
+    /// How far it goes, once all of it is there.
+    whole: Option<Progress>,
 }
 
 /// What a chunk led to.
@@ -207,17 +209,20 @@ pub(crate) enum Received {
 
 impl Receiver {
     pub(crate) fn new() -> Self {
-        Self { state: Mutex::new(Receiving { snapshot: String::new(), next: 0, hash: Sha384::new() }) }
+        Self { state: Mutex::new(Receiving { snapshot: String::new(), next: 0, hash: Sha384::new(), whole: None }) }
     }
 
-    /// Stores a chunk among the incoming rows.
+    /// Stores a chunk among the incoming rows. The last one that was taken may come again: its answer was lost.
     pub(crate) fn take(&self, store: &Store, meta: &SnapshotMeta, chunk: &Chunk) -> Result<Received, StorageFault> {
         let mut state = self.state.lock();
         if chunk.number == 0 {
-            *state = Receiving { snapshot: meta.snapshot_id.clone(), next: 0, hash: Sha384::new() };
+            *state = Receiving { snapshot: meta.snapshot_id.clone(), next: 0, hash: Sha384::new(), whole: None };
         }
-        if state.snapshot != meta.snapshot_id || state.next != chunk.number {
+        if state.snapshot != meta.snapshot_id || chunk.number > state.next || chunk.number + 1 < state.next {
             return Ok(Received::OutOfOrder);
+        }
+        if chunk.number < state.next {
+            return Ok(state.whole.clone().map_or(Received::Stored, Received::Whole));
         }
         store.store_incoming(chunk)?;
         chunk.rows.iter().for_each(|row| digest_row(&mut state.hash, row));
@@ -227,6 +232,7 @@ impl Receiver {
             Some((progress, hash))
                 if progress.last == meta.last_log_id && hash.as_slice() == state.hash.clone().finalize().as_slice() =>
             {
+                state.whole = Some(progress.clone());
                 Ok(Received::Whole(progress.clone()))
             }
             Some(_) => Ok(Received::OutOfOrder),

@@ -4,5 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics where it stands")]
 
 mod forwarding;
+mod leases;
 mod members;
+mod memory;
 mod support;

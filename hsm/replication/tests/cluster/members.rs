@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hsm_core::{Action, MemberKind};
-use hsm_replication::{Node, OpenFault, Outcome, Standing};
+use hsm_replication::{Node, OpenFault, Outcome, Standing, limits};
 
 use crate::support::{Yard, is_done, propose, version};
 
@@ -12,7 +12,7 @@ async fn three_nodes_form_by_joins_and_all_three_vote() {
     let yard = Yard::of(3).await;
     yard.level().await;
     assert_eq!(yard.nodes[2].read().members().len(), 3);
-    assert_eq!(*yard.machines[2].standings.lock(), [Standing::Joining, Standing::Member]);
+    assert_eq!(*yard.machines[2].standings.lock(), [Standing::Member]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -120,4 +120,26 @@ async fn a_removed_member_loses_its_vote_and_its_place_also_when_it_leads() {
     yard.level().await;
     machine.stop(node).await;
     assert!(is_done(&propose(&yard.nodes[0], version(&yard.machines[0], "after")).await));
+}
+
+#[tokio::test(start_paused = true)]
+async fn entries_of_the_largest_size_reach_a_member_that_lags_over_a_slow_line() {
+    let mut yard = Yard::of(3).await;
+    let leader = yard.leader().await;
+    let away = (leader + 1) % 3;
+    let node = yard.nodes.remove(away);
+    let machine = yard.machines.remove(away);
+    machine.stop(node).await;
+    // 8 entries of 256 KiB take half a heartbeat on this line.
+    yard.wires.octets_per_second.store(8 * 256 * 1024 * 8, std::sync::atomic::Ordering::SeqCst);
+    let leader = yard.leader().await;
+    let large = "x".repeat(limits::ENTRY_BYTES - 512);
+    for _ in 0..40 {
+        // It is refused, and has its place in the log all the same.
+        let outcome = propose(&yard.nodes[leader], version(&yard.machines[leader], &large)).await;
+        assert!(matches!(outcome, Outcome::Done { result: Err(_), .. }));
+    }
+    let node = machine.open().await;
+    yard.nodes.push(node);
+    yard.level().await;
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hsm_core::command::{CeremonyCertificates, Form, Origin, Verifier};
@@ -17,9 +17,15 @@ use hsm_replication::{Node, Outcome, Settings, Standing};
 use parking_lot::Mutex;
 use redb::StorageBackend;
 
-/// A disk that outlives the store on it.
+/// A disk that outlives the store on it, and can be copied.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MemoryDisk(Arc<Mutex<(Vec<u8>, Vec<u8>)>>);
+
+impl MemoryDisk {
+    pub(crate) fn copy(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.0.lock().clone())))
+    }
+}
 
 impl StorageBackend for MemoryDisk {
     fn len(&self) -> io::Result<u64> {
@@ -94,7 +100,8 @@ pub(crate) struct Wires {
     cut: Mutex<BTreeSet<(u64, u64)>>,
     /// Each message to these comes twice.
     pub(crate) twice: Mutex<BTreeSet<u64>>,
-    pub(crate) calls: AtomicUsize,
+    /// Octets that a message moves in a second; 0 for any number.
+    pub(crate) octets_per_second: AtomicU64,
 }
 
 impl Wires {
@@ -131,10 +138,11 @@ impl Network for Wire {
         let wires = self.wires.clone();
         let from = self.from.load(Ordering::SeqCst);
         Box::pin(async move {
-            wires.calls.fetch_add(1, Ordering::SeqCst);
             let deadline = tokio::time::Instant::now() + at_most;
             let exchange = async {
-                tokio::time::sleep(DELAY).await;
+                let speed = wires.octets_per_second.load(Ordering::SeqCst);
+                let transfer = (message.len() as u64 * 1_000_000).checked_div(speed).unwrap_or(0);
+                tokio::time::sleep(DELAY + Duration::from_micros(transfer)).await;
                 let node = wires.nodes.lock().get(&member).cloned().filter(|_| wires.passes(from, member))?;
                 let again = wires.twice.lock().contains(&member).then(|| (node.clone(), message.clone()));
                 let answered = tokio::spawn(async move { node.answer(&message).await });
