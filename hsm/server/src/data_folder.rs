@@ -99,6 +99,11 @@ impl DataFolder {
         self.path.join("joining")
     }
 
+    /// Where this HSM belongs and who the others are, for a start before there is any state.
+    pub fn place(&self) -> PathBuf {
+        self.path.join("place")
+    }
+
     /// Writes a file of mode 0600 whole and durably: after a crash it is the old one or the new one.
     ///
     /// # Errors

@@ -16,10 +16,10 @@ use hsm_replication::Node;
 
 use crate::data_folder::DataFolder;
 use crate::exit::Fault;
-use crate::member::{Member, Surroundings, stopped};
+use crate::member::{Member, Stateless, Surroundings, stopped};
 use crate::node_watch::{self, Watch};
 use crate::peers::{Admission, DialFault, Home, Peers, roster_of};
-use crate::{formation, root_of_trust};
+use crate::{formation, place_file, root_of_trust};
 
 /// How often it is looked whether the state has come.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
@@ -60,7 +60,7 @@ pub(crate) fn join(
     remember(folder, members, &admission)?;
     let master = Arc::new(take_key(surroundings, &admission)?);
     admitted();
-    become_member(surroundings, peers, &admission, master).map_err(JoinFault::Fault)
+    become_member(surroundings, &admission, master).map_err(JoinFault::Fault)
 }
 
 /// Addresses of a join that was interrupted, if there is one.
@@ -134,6 +134,7 @@ fn remember(folder: &DataFolder, members: &[SocketAddr], admission: &Admission) 
             addresses.push(address);
         }
     }
+    place_file::write(folder, &admission.place, &admission.roster)?;
     begin(folder, &addresses)
 }
 
@@ -156,7 +157,6 @@ fn take_key(surroundings: &Surroundings, admission: &Admission) -> Result<Master
 
 fn become_member(
     surroundings: &Arc<Surroundings>,
-    peers: &Peers,
     admission: &Admission,
     master: Arc<MasterKey>,
 ) -> Result<Member, Fault> {
@@ -167,26 +167,32 @@ fn become_member(
     let node = Node::join(node_watch::settings(surroundings, &effects, &watch), storage, admission.place.node);
     let node = Arc::new(node.map_err(|fault| node_watch::open_fault(folder, fault))?);
     watch.begin();
-    let home = Home { place: admission.place, node: Arc::clone(&node), master: Arc::clone(&master) };
-    peers.settle(home, admission.roster.clone());
-    wait_for_state(peers, &node, admission.place.node);
+    let (place, roster) = (admission.place, admission.roster.clone());
+    let joined = await_state(surroundings, Stateless { node, master, effects, place, roster })?;
     folder.rename(&folder.joining_seal(), &folder.seal())?;
     folder.remove(&folder.joining())?;
+    Ok(joined)
+}
+
+/// Takes part in the replication until the state has come. Blocks.
+///
+/// # Errors
+/// [`Fault`].
+pub(crate) fn await_state(surroundings: &Arc<Surroundings>, stateless: Stateless) -> Result<Member, Fault> {
+    let Stateless { node, master, effects, place, roster } = stateless;
+    let Some(peers) = &surroundings.peers else {
+        return Err(Fault::Settings("this HSM belongs to a cluster of several: start it with --peer-listen".into()));
+    };
+    peers.settle(Home { place, node: Arc::clone(&node), master: Arc::clone(&master) }, roster);
+    wait_for_state(peers, &node, place.node);
     Member::around(surroundings, node, master, effects)
 }
 
 /// Waits until the state says that this node is a member. The process may end meanwhile, and begin again.
 fn wait_for_state(peers: &Peers, node: &Node, here: u64) {
-    let mut applied = node.applied();
+    // Until the state names this node it is older than its admission, and whoever was there then is known better.
     while !node.read().members().contains_key(&NodeId(here)) {
         std::thread::sleep(LOOK_INTERVAL);
-        let now = node.applied();
-        if std::mem::replace(&mut applied, now) != now {
-            let state = node.read();
-            // Until the state is whole, whoever was there at the admission is known as well.
-            if state.members().contains_key(&NodeId(here)) {
-                peers.follow(roster_of(state.members()));
-            }
-        }
     }
+    peers.follow(roster_of(node.read().members()));
 }

@@ -30,6 +30,7 @@ pub mod metrics;
 mod node_watch;
 pub mod peer;
 pub mod peers;
+mod place_file;
 pub mod process;
 pub mod root_of_trust;
 pub mod sandbox;

@@ -24,9 +24,9 @@ use crate::identity::Identity;
 use crate::metrics::Metrics;
 use crate::node_watch::{self, Watch};
 use crate::peer::Source;
-use crate::peers::{Home, Peers, Place, roster_of};
+use crate::peers::{Home, Peers, Place, Roster, roster_of};
 use crate::settings::Settings;
-use crate::{formation, limits, root_of_trust};
+use crate::{formation, limits, place_file, root_of_trust};
 
 /// What the seal of the cluster's TLS key is bound to.
 pub(crate) const PURPOSE_CLUSTER_KEY: &str = "cluster TLS key";
@@ -75,6 +75,27 @@ struct Serving {
     service: Arc<Service>,
 }
 
+/// What the data folder holds.
+pub enum Found {
+    /// No cluster, or one that this HSM was only joining.
+    Nothing,
+    /// A member of a cluster.
+    Member(Member),
+    /// A member that was stopped before any state was on its disk: it gets that from the others.
+    Stateless(Stateless),
+}
+
+/// A member that waits for its state.
+pub struct Stateless {
+    pub(crate) node: Arc<Node>,
+    pub(crate) master: Arc<MasterKey>,
+    pub(crate) effects: Arc<Effects>,
+    /// Where it was told that it belongs.
+    pub(crate) place: Place,
+    /// Who the others were then.
+    pub(crate) roster: Roster,
+}
+
 impl Member {
     /// Makes a cluster whose only member is this HSM. Blocks for a second.
     ///
@@ -101,15 +122,15 @@ impl Member {
         Self::around(surroundings, Arc::new(node), Arc::new(master), effects)
     }
 
-    /// Goes on with the cluster in the data folder; `None` when this HSM belongs to none.
+    /// Goes on with the cluster in the data folder, if there is one.
     ///
     /// # Errors
     /// [`Fault`] that names the file and what to do; nothing is repaired.
-    pub fn open(surroundings: &Arc<Surroundings>) -> Result<Option<Self>, Fault> {
+    pub fn open(surroundings: &Arc<Surroundings>) -> Result<Found, Fault> {
         let Surroundings { settings, folder, module, .. } = &**surroundings;
         if folder.joining_seal().exists() && !folder.seal().exists() {
             // It was joining: that begins again.
-            return Ok(None);
+            return Ok(Found::Nothing);
         }
         if !folder.store().exists() {
             if folder.seal().exists() {
@@ -121,7 +142,7 @@ impl Member {
                 });
             }
             discard_unfinished(folder)?;
-            return Ok(None);
+            return Ok(Found::Nothing);
         }
         let forming = !folder.seal().exists() && folder.forming_seal().exists();
         let seal = if forming { folder.forming_seal() } else { folder.seal() };
@@ -134,7 +155,7 @@ impl Member {
             Ok(node) => node,
             Err(OpenFault::NotFormed(_)) if forming => {
                 discard_unfinished(folder)?;
-                return Ok(None);
+                return Ok(Found::Nothing);
             }
             Err(fault) => return Err(node_watch::open_fault(folder, fault)),
         };
@@ -143,7 +164,13 @@ impl Member {
             folder.rename(&folder.forming_seal(), &folder.seal())?;
         }
         folder.remove(&folder.joining())?;
-        Self::around(surroundings, Arc::new(node), Arc::new(master), effects).map(Some)
+        let (node, master) = (Arc::new(node), Arc::new(master));
+        if node.read().cluster().is_none()
+            && let Some((place, roster)) = place_file::read(folder)?
+        {
+            return Ok(Found::Stateless(Stateless { node, master, effects, place, roster }));
+        }
+        Self::around(surroundings, node, master, effects).map(Found::Member)
     }
 
     /// A member with this node, whose state holds a cluster, and this master key.
@@ -297,7 +324,7 @@ impl Member {
     pub fn forget_cluster(&self) -> Result<(), Fault> {
         let folder = &self.surroundings.folder;
         self.destroy_seal()?;
-        for file in [folder.store(), folder.store_mark(), folder.hsm_id()] {
+        for file in [folder.store(), folder.store_mark(), folder.place(), folder.joining(), folder.hsm_id()] {
             folder.remove(&file)?;
         }
         Ok(())

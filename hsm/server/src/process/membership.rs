@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
-use super::{Fault, PeerEvent, Process, member};
+use super::{Event, Fault, PeerEvent, Process, member, report};
 use crate::joining::{self, JoinFault};
 use crate::limits;
+use crate::member::Stateless;
 
 /// What [`Process::joining`] says while members are asked.
 const ASKING: &str = "members of the cluster are asked for admission";
@@ -52,9 +53,25 @@ impl Process {
         Ok(())
     }
 
+    /// Becomes a member when the state has come from the others.
+    pub(super) fn await_state(self: &Arc<Self>, stateless: Stateless) -> Result<(), Fault> {
+        tracing::warn!("no state was on disk when this HSM stopped: it gets it from the other members");
+        ADMITTED.clone_into(&mut self.joining.lock());
+        let process = Arc::clone(self);
+        let thread = std::thread::Builder::new().name("join".to_owned()).spawn(move || {
+            let joined =
+                joining::await_state(&process.surroundings, stateless).and_then(|member| process.adopt(member));
+            process.joining.lock().clear();
+            if let Err(fault) = joined {
+                report(&process.events, Event::Unable(fault));
+            }
+        });
+        thread.map(drop).map_err(|error| member::stopped(&error))
+    }
+
     /// Goes on with a join that was interrupted, until it succeeds.
     pub(super) fn resume_join(self: &Arc<Self>) -> Result<(), Fault> {
-        if self.member().is_some() {
+        if self.member().is_some() || !self.joining.lock().is_empty() {
             return Ok(());
         }
         let Some(members) = joining::interrupted(&self.surroundings.folder)? else { return Ok(()) };

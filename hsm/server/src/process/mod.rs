@@ -28,7 +28,7 @@ use crate::exit::Fault;
 use crate::health::{self, Snapshot, Sources};
 use crate::identity::Identity;
 use crate::management::ManagementServer;
-use crate::member::{self, Member, Surroundings};
+use crate::member::{self, Found, Member, Surroundings};
 use crate::metrics::Metrics;
 use crate::peers::{PeerEvent, Peers, PeersParts};
 use crate::sandbox::{self, FileRules, Sandbox};
@@ -65,8 +65,10 @@ pub fn serve(settings: Settings) -> Result<(), Fault> {
     let settings = &process.surroundings.settings;
     start_health(&process, runtime.handle())?;
     check_address(settings)?;
-    if let Some(member) = Member::open(&process.surroundings)? {
-        process.adopt(member)?;
+    match Member::open(&process.surroundings)? {
+        Found::Nothing => {}
+        Found::Member(member) => drop(process.adopt(member)?),
+        Found::Stateless(stateless) => process.await_state(stateless)?,
     }
     let server = start_management(&process)?;
     if settings.sandbox() {
@@ -102,6 +104,8 @@ enum Event {
     Left,
     /// This node is something else to its cluster than before.
     Standing(Standing),
+    /// This HSM cannot become the member that it is.
+    Unable(Fault),
     /// The cluster's keys must go.
     Zeroize,
     /// The node can not go on.
@@ -162,6 +166,7 @@ impl Process {
                 }
                 Ok(Event::Standing(Standing::RolledBack)) => self.rejoin()?,
                 Ok(Event::Left | Event::Standing(_)) => {}
+                Ok(Event::Unable(fault)) => return Err(fault),
                 Ok(Event::Zeroize) => return self.zeroize(),
                 Ok(Event::Fault(fault)) => return Err(self.node_fault(&fault)),
                 Err(RecvTimeoutError::Timeout) => {}

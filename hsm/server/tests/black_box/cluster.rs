@@ -191,8 +191,8 @@ fn an_hsm_of_another_installation_is_refused_and_told_why() {
     let stranger = Running::start(&["--peer-listen", &address, "--peer-ports", &port]);
     let said = stranger.refused(&["join", "--member", &cluster.addresses[0].to_string()]);
     assert!(said.contains("another installation") && said.contains("--installation"), "{said}");
-    let name = stranger.status()["hsm"].as_str().unwrap().to_owned();
-    assert!(cluster.hsms[0].log().contains(&name), "{}", cluster.hsms[0].log());
+    // The newcomer refuses the member as much as the member would refuse it, so the member never sees its name.
+    assert!(cluster.hsms[0].log().contains("UnknownCA"), "{}", cluster.hsms[0].log());
     assert_eq!(cluster.members(0).len(), 1);
 }
 
