@@ -1,4 +1,4 @@
-//! `cluster …`: activation, members, client certificates.
+//! `cluster …`: activation, figures, client certificates; what is about members is in `members`.
 
 use hsm_protocol::{Lifecycle, wire};
 use serde_json::json;
@@ -7,6 +7,7 @@ use crate::answer::{Answer, table};
 use crate::command_line::{ClusterCommand, Level, MtlsCommand};
 use crate::credentials::{Session, ask, read_file};
 use crate::failure::Failure;
+use crate::members;
 
 /// Runs a command.
 pub(crate) fn run(session: &Session<'_>, command: &ClusterCommand) -> Result<Answer, Failure> {
@@ -22,6 +23,10 @@ pub(crate) fn run(session: &Session<'_>, command: &ClusterCommand) -> Result<Ans
         }
         ClusterCommand::Info => info(session),
         ClusterCommand::Mtls(command) => mtls(session, command),
+        ClusterCommand::Status => members::status(session),
+        ClusterCommand::Admission(command) => members::admission(session, command),
+        ClusterCommand::Policy(command) => members::policy(session, command),
+        ClusterCommand::RemoveHsm { hsm } => members::remove(session, hsm),
     }
 }
 

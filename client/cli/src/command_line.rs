@@ -24,9 +24,18 @@ Examples:
     kagimori key generate-asymmetric-pair ec --curve prime256v1 --public-label web --private-label web
     kagimori key list --filter attr.label=web -v
 
+<<<<<<< HEAD
 Who is logged in: --as, --as-role and --as-password-file, else KAGIMORI_ROLE and KAGIMORI_PIN, else CLOUDHSM_ROLE and
 CLOUDHSM_PIN. A PIN is user:password, or the password alone of `default-user` in client.toml (role crypto-user) or of
 `admin` (role admin). A password that is missing is asked for on the terminal.
+=======
+  See every HSM and how far it is; let HSMs join only one by one:
+    kagimori cluster status
+    kagimori cluster admission set --standing off
+
+Who is logged in: --as, --as-role and --as-password-file, else KAGIMORI_ROLE and KAGIMORI_PIN (user:password), else
+CLOUDHSM_ROLE and CLOUDHSM_PIN. A password that is missing is asked for on the terminal.
+>>>>>>> admin
 
 KAGIMORI_LOG=debug shows what the connection does.
 
@@ -188,6 +197,68 @@ pub(crate) enum ClusterCommand {
     /// Certificates that clients must have.
     #[command(subcommand)]
     Mtls(MtlsCommand),
+    /// Every HSM: where it is, what it does, how far it is; who leads; the policy in words. By any user.
+    Status,
+    /// Which HSMs may join.
+    #[command(subcommand)]
+    Admission(AdmissionCommand),
+    /// What HSMs do that are cut off.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Take an HSM out of the cluster. By an admin.
+    RemoveHsm {
+        /// Its id, as `cluster status` shows it.
+        #[arg(value_name = "HSM")]
+        hsm: String,
+    },
+}
+
+/// `cluster admission …`.
+#[derive(Subcommand)]
+pub(crate) enum AdmissionCommand {
+    /// The rule, who is approved, and how many joined in the last day. By any user.
+    Show,
+    /// Change the rule; what is not named stays. By an admin.
+    #[command(arg_required_else_help = true)]
+    Set {
+        /// `on`: HSMs of this installation join by themselves. `off`: each needs an approval.
+        #[arg(long, value_enum)]
+        standing: Option<Switch>,
+        /// HSMs in the cluster at most: 1 to 28.
+        #[arg(long, value_name = "NUMBER", value_parser = crate::members::members_range())]
+        members: Option<u32>,
+        /// HSMs that join by the rule in 24 hours at most: 0 to 1024.
+        #[arg(long, value_name = "NUMBER", value_parser = crate::members::per_day_range())]
+        per_day: Option<u32>,
+    },
+    /// Let one HSM join once, whatever the rule says. By an admin.
+    Approve {
+        /// Its id, as its own `kagimori-hsm manage status` shows it.
+        #[arg(value_name = "HSM")]
+        hsm: String,
+    },
+}
+
+/// `cluster policy …`.
+#[derive(Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// The policy in words. By any user.
+    Show,
+    /// Change the policy. By an admin.
+    Set {
+        /// How long an HSM that hears from no majority goes on with the keys that it has: 0 (not at all) to 604800.
+        #[arg(long, value_name = "SECONDS", value_parser = crate::members::window_range())]
+        isolation_window: u32,
+    },
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Switch {
+    /// It is so.
+    On,
+    /// It is not so.
+    Off,
 }
 
 /// `cluster mtls …`.
@@ -401,6 +472,25 @@ pub(crate) enum CurveName {
 mod tests {
     use super::*;
     use clap::CommandFactory as _;
+
+    fn is_taken(words: &str) -> bool {
+        Arguments::try_parse_from(words.split(' ')).is_ok()
+    }
+
+    #[test]
+    fn rules_and_windows_are_taken_at_their_bounds_and_not_past_them() {
+        let set = "kagimori cluster admission set";
+        for good in ["--members 1", "--members 28", "--per-day 0", "--per-day 1024", "--standing off --per-day 3"] {
+            assert!(is_taken(&format!("{set} {good}")), "{good}");
+        }
+        for bad in ["--members 0", "--members 29", "--per-day 1025", "--standing maybe"] {
+            assert!(!is_taken(&format!("{set} {bad}")), "{bad}");
+        }
+        assert!(!is_taken(set), "something must be set");
+        let window = "kagimori cluster policy set --isolation-window";
+        assert!(is_taken(&format!("{window} 0")) && is_taken(&format!("{window} 604800")));
+        assert!(!is_taken(&format!("{window} 604801")) && !is_taken("kagimori cluster policy set"));
+    }
 
     #[test]
     fn the_definition_is_consistent() {

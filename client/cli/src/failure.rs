@@ -232,6 +232,18 @@ fn usual_step(code: ErrorCode) -> &'static str {
         ErrorCode::FipsRefused => "use what FIPS approves (see `docs/compat/fips.md`), or a NON_FIPS cluster",
         ErrorCode::TrustAnchorMissing => "register one first: `kagimori cluster mtls register-trust-anchor`",
         ErrorCode::UserInUse => USER_IN_USE,
+        ErrorCode::AdmissionRefused => {
+            "an admin approves this HSM (`kagimori cluster admission approve`), or raises the rule (`kagimori cluster \
+             admission set --standing on --per-day NUMBER`)"
+        }
+        ErrorCode::MemberLimit => {
+            "raise the rule by `kagimori cluster admission set --members NUMBER` (28 at most), or remove an HSM first"
+        }
+        ErrorCode::MemberUnknown => "see `kagimori cluster status` for the ids of the HSMs",
+        ErrorCode::LastMember => "leave it; to end the cluster, delete the cluster itself",
+        ErrorCode::QuorumLoss => {
+            "see `kagimori cluster status` for who is silent: bring that HSM back, or remove it first if it is gone for good"
+        }
         _ => match code.party() {
             Party::Refusal => "do what the message says, or ask an admin of the cluster",
             Party::Misuse => "correct the arguments and run the command again",
@@ -245,6 +257,20 @@ fn usual_step(code: ErrorCode) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_refused_as_a_member_learns_which_command_helps() {
+        for (code, command) in [
+            (ErrorCode::AdmissionRefused, "kagimori cluster admission set"),
+            (ErrorCode::AdmissionRefused, "kagimori cluster admission approve"),
+            (ErrorCode::MemberLimit, "kagimori cluster admission set --members"),
+            (ErrorCode::MemberUnknown, "kagimori cluster status"),
+            (ErrorCode::QuorumLoss, "kagimori cluster status"),
+        ] {
+            let failure = Failure::from(CallError::Refused { code, subject: 0 });
+            assert!(failure.next().contains(command), "{code:?}: {}", failure.next());
+        }
+    }
 
     #[test]
     fn every_code_names_a_party_and_a_next_step() {

@@ -14,6 +14,7 @@ mod failure;
 mod filter;
 mod generate;
 mod key;
+mod members;
 mod user;
 
 use std::process::ExitCode;

@@ -93,7 +93,7 @@ pub struct AdmissionRule {
 }
 
 impl Default for ClusterPolicy {
-    /// What a cluster begins with (`docs/operations/cluster.md`, "Admission").
+    /// What a cluster begins with (`docs/operations/administering-a-cluster.md`, "Admission").
     fn default() -> Self {
         Self {
             isolation_window_seconds: ISOLATION_WINDOW_SECONDS,

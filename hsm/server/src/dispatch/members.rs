@@ -3,10 +3,13 @@
 //! The roster in the log is what the cluster shall be; the state judges every change of it. What a member does now (who
 //! leads, who votes, how far it is) comes from replication.
 
+use std::collections::BTreeMap;
+
 use hsm_core::{Action, AdmissionRule, ClusterPolicy, HsmId, MemberKind, MemberRecord, NodeId, Request};
 use hsm_protocol::wire::reply::Body;
 use hsm_protocol::{ErrorCode, wire};
-use hsm_replication::Status;
+use hsm_replication::limits::ALIVE;
+use hsm_replication::{Role, Serving, Status};
 
 use super::call::{Answered, Call, Result};
 
@@ -31,7 +34,14 @@ pub(super) fn set_window(call: &Call<'_>, message: &wire::SetIsolationWindow) ->
 
 pub(super) fn remove(call: &Call<'_>, message: &wire::RemoveMember) -> Result<Answered> {
     let hsm = id(&message.hsm)?;
-    allowed(call, Request::RemoveMember { hsm })?;
+    {
+        let status = call.service.node().status();
+        let state = call.service.node().read();
+        state.needs(&call.actor, Request::RemoveMember { hsm })?;
+        if !leaves_majority(&seats(&status, state.members()), hsm) {
+            return Err(ErrorCode::QuorumLoss.into());
+        }
+    }
     call.change_plainly(Action::RemoveMember { hsm })
 }
 
@@ -58,6 +68,7 @@ pub(super) fn list(call: &Call<'_>) -> Result<Answered> {
     let state = call.service.node().read();
     state.needs(&call.actor, Request::ShowCluster)?;
     let Some(cluster) = state.cluster() else { return Err(ErrorCode::NotReady.into()) };
+    let (state_of_serving, isolated_milliseconds) = serving(status.serving);
     let reply = wire::ListMembersReply {
         items: state.members().iter().map(|(&node, member)| describe(node, member, &status)).collect(),
         hsm: call.service.hsm().to_vec(),
@@ -65,12 +76,16 @@ pub(super) fn list(call: &Call<'_>) -> Result<Answered> {
         applied_index: status.applied.0,
         chain_hash: status.hash.to_vec(),
         epoch: cluster.epoch.0,
+        serving: state_of_serving as i32,
+        isolated_milliseconds,
+        snapshot_entry: status.snapshot_entry,
     };
     Ok(Answered::Now(Body::ListMembers(reply)))
 }
 
 fn describe(node: NodeId, member: &MemberRecord, status: &Status) -> wire::MemberState {
-    let part = if status.leader == Some(node.0) { wire::MemberPart::Leader } else { wire::MemberPart::Unknown };
+    let seen = status.members.get(&node.0);
+    let is_this = node.0 == status.node;
     wire::MemberState {
         hsm: member.hsm.0.to_vec(),
         node: node.0,
@@ -80,10 +95,76 @@ fn describe(node: NodeId, member: &MemberRecord, status: &Status) -> wire::Membe
         client_address: member.client_address.clone(),
         version: member.version.clone(),
         admitted_at: member.admitted_at.0,
-        part: part as i32,
-        applied_index: (node.0 == status.node).then_some(status.applied.0),
-        silent_milliseconds: None,
+        part: part(node, status) as i32,
+        applied_index: if is_this {
+            Some(status.applied.0)
+        } else {
+            seen.and_then(|seen| seen.applied).map(|applied| applied.0)
+        },
+        silent_milliseconds: seen.and_then(|seen| seen.heard_milliseconds_ago),
+        lag: seen.and_then(|seen| seen.lag),
+        lease_milliseconds: seen.and_then(|seen| seen.lease_milliseconds_left),
+        hashes_agree: seen.and_then(|seen| seen.hashes_agree),
     }
+}
+
+fn part(node: NodeId, status: &Status) -> wire::MemberPart {
+    if status.leader == Some(node.0) {
+        return wire::MemberPart::Leader;
+    }
+    if status.voters.contains(&node.0) {
+        return wire::MemberPart::Voter;
+    }
+    match status.members.get(&node.0).map(|seen| seen.role) {
+        Some(Role::Newcomer) => wire::MemberPart::Newcomer,
+        Some(_) => wire::MemberPart::Learner,
+        None if node.0 == status.node => wire::MemberPart::Learner,
+        None => wire::MemberPart::Unknown,
+    }
+}
+
+fn serving(serving: Serving) -> (wire::ServingState, u64) {
+    match serving {
+        Serving::Leased => (wire::ServingState::Leased, 0),
+        Serving::Isolated { for_milliseconds, .. } => (wire::ServingState::Isolated, for_milliseconds),
+        Serving::Expired => (wire::ServingState::Expired, 0),
+    }
+}
+
+/// A member when it comes to deciding.
+#[derive(Clone, Copy, Debug)]
+struct Seat {
+    hsm: HsmId,
+    votes: bool,
+    /// It was heard of just now.
+    lives: bool,
+    /// It holds keys, so it could vote alone.
+    holds_keys: bool,
+}
+
+fn seats(status: &Status, members: &BTreeMap<NodeId, MemberRecord>) -> Vec<Seat> {
+    let alive = |node: u64| {
+        let heard = status.members.get(&node).and_then(|seen| seen.heard_milliseconds_ago);
+        node == status.node || heard.is_some_and(|ago| u128::from(ago) <= ALIVE.as_millis())
+    };
+    let seat = |(node, member): (&NodeId, &MemberRecord)| Seat {
+        hsm: member.hsm,
+        votes: status.voters.contains(&node.0),
+        lives: alive(node.0),
+        holds_keys: member.kind == MemberKind::Hsm,
+    };
+    members.iter().map(seat).collect()
+}
+
+/// Whether those who remain could decide: a majority of the voters that remain lives; or, when none remains, an HSM that
+/// can take the vote over. To take away who is gone is always possible as long as the cluster decides at all.
+fn leaves_majority(seats: &[Seat], removed: HsmId) -> bool {
+    let remaining = || seats.iter().filter(|seat| seat.hsm != removed);
+    let voters = remaining().filter(|seat| seat.votes).count();
+    if voters == 0 {
+        return remaining().any(|seat| seat.lives && seat.holds_keys);
+    }
+    2 * remaining().filter(|seat| seat.votes && seat.lives).count() > voters
 }
 
 fn allowed(call: &Call<'_>, request: Request<'_>) -> Result<()> {
@@ -93,4 +174,51 @@ fn allowed(call: &Call<'_>, request: Request<'_>) -> Result<()> {
 
 fn id(octets: &[u8]) -> Result<HsmId> {
     Ok(HsmId(octets.try_into().map_err(|_| ErrorCode::Malformed)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seat(number: u8, votes: bool, lives: bool, holds_keys: bool) -> Seat {
+        Seat { hsm: HsmId([number; 16]), votes, lives, holds_keys }
+    }
+
+    fn removable(seats: &[Seat]) -> Vec<bool> {
+        seats.iter().map(|seat| leaves_majority(seats, seat.hsm)).collect()
+    }
+
+    #[test]
+    fn a_live_voter_stays_while_a_dead_one_would_be_half_of_the_rest() {
+        let three = [seat(1, true, true, true), seat(2, true, true, true), seat(3, true, false, true)];
+        assert_eq!(removable(&three), [false, false, true], "the dead one goes first");
+        let whole = [seat(1, true, true, true), seat(2, true, true, true), seat(3, true, true, true)];
+        assert_eq!(removable(&whole), [true; 3]);
+    }
+
+    #[test]
+    fn learners_come_and_go() {
+        let four = [
+            seat(1, true, true, true),
+            seat(2, true, true, true),
+            seat(3, true, false, true),
+            seat(4, false, true, true),
+            seat(5, false, false, true),
+        ];
+        assert_eq!(removable(&four), [false, false, true, true, true]);
+    }
+
+    #[test]
+    fn the_only_voter_goes_when_a_live_hsm_can_take_its_place() {
+        let voter = seat(1, true, true, true);
+        assert_eq!(removable(&[voter, seat(2, false, true, true)]), [true, true]);
+        assert_eq!(removable(&[voter, seat(2, false, false, true)]), [false, true]);
+        assert_eq!(removable(&[voter, seat(2, false, true, false)]), [false, true], "a witness has no keys");
+    }
+
+    #[test]
+    fn of_two_hsms_and_a_witness_one_hsm_may_go() {
+        let pair = [seat(1, true, true, true), seat(2, true, true, true), seat(3, true, true, false)];
+        assert_eq!(removable(&pair), [true; 3]);
+    }
 }

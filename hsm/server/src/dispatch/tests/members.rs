@@ -98,14 +98,15 @@ fn members_are_listed_with_their_addresses_and_who_leads() {
     let listed = members(&mut user);
     assert_eq!((listed.hsm.len(), listed.chain_hash.len(), listed.epoch), (16, 48, 1));
     assert!(listed.applied_index >= user.index && listed.term > 0);
+    assert!(listed.serving() == wire::ServingState::Leased && listed.isolated_milliseconds == 0);
     let founder = listed.items.iter().find(|item| item.hsm == [1; 16]).unwrap();
     assert!(founder.part() == wire::MemberPart::Leader);
     assert_eq!(founder.applied_index, Some(listed.applied_index));
     let other = listed.items.iter().find(|item| item.hsm == [2; 16]).unwrap();
     assert_eq!((other.zone.as_str(), other.node, other.witness), ("b", 2, false));
     assert_eq!((other.peer_address.as_str(), other.client_address.as_str()), ("10.0.0.2:2224", "10.0.0.2:2223"));
-    assert!(other.part() != wire::MemberPart::Leader);
-    assert!(other.admitted_at > 0 && other.applied_index.is_none());
+    assert!(matches!(other.part(), wire::MemberPart::Newcomer | wire::MemberPart::Learner));
+    assert!(other.admitted_at > 0 && other.applied_index.is_none() && other.silent_milliseconds.is_none());
 }
 
 #[test]
@@ -118,6 +119,16 @@ fn the_last_hsm_and_one_that_nobody_knows_are_not_removed() {
     admin.change_done(remove(&[2; 16]));
     assert_eq!(members(&mut admin).items.len(), 1);
     assert_eq!(admin.change(remove(&[2; 16])).err(), Some(ErrorCode::MemberUnknown));
+}
+
+#[test]
+fn the_only_hsm_that_votes_is_not_removed_while_nobody_can_take_its_place() {
+    let hsm = Hsm::active();
+    let mut admin = admin(&hsm);
+    assert_eq!(admit(&hsm, 2), Ok(()));
+    assert_eq!(admin.change(remove(&[1; 16])).err(), Some(ErrorCode::QuorumLoss), "the other one was never heard of");
+    assert_eq!(members(&mut admin).items.len(), 2);
+    admin.change_done(remove(&[2; 16]));
 }
 
 #[test]

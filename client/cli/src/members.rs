@@ -1,0 +1,308 @@
+//! `cluster status`, `cluster admission …`, `cluster policy …`, `cluster remove-hsm`: the members, and who may be one.
+//!
+//! The HSM that answers tells what it knows; another one may know more or less. What an admin changes goes through the log.
+
+use hsm_client::Login;
+use hsm_protocol::{limits, wire};
+use serde_json::{Value, json};
+
+use crate::answer::{Answer, table};
+use crate::cluster::hexadecimal;
+use crate::command_line::{AdmissionCommand, PolicyCommand, Switch};
+use crate::credentials::Session;
+use crate::failure::Failure;
+
+/// Bytes of an HSM's id.
+const ID_BYTES: usize = 16;
+
+/// Runs `cluster status`.
+pub(crate) fn status(session: &Session<'_>) -> Result<Answer, Failure> {
+    let cluster = session.cluster();
+    let (members, policy) =
+        session.logged_in(|login| Ok((cluster.list_members(login)?, policy_of(session, login)?)))?;
+    let (hello, info) = (cluster.hello()?, cluster.cluster_info()?);
+    let leader = members.items.iter().find(|member| member.part() == wire::MemberPart::Leader);
+    let leader = leader.map(|member| hexadecimal(&member.hsm));
+    let data = json!({
+        "label": hello.label, "cluster-id": hexadecimal(&hello.cluster), "leader": leader, "term": members.term,
+        "epoch": members.epoch, "applied-index": members.applied_index, "chain-hash": hexadecimal(&members.chain_hash),
+        "snapshot-entry": members.snapshot_entry, "answered-by": hexadecimal(&members.hsm),
+        "serving": serving_name(members.serving()), "isolated-milliseconds": members.isolated_milliseconds,
+        "objects": info.objects, "users": info.users, "sessions": info.sessions,
+        "hsms": members.items.iter().map(member_data).collect::<Vec<_>>(), "policy": policy_data(&policy),
+    });
+    let mut facts = vec![
+        fact(
+            "who leads",
+            leader.unwrap_or_else(|| "nobody, as far as this HSM knows: nothing can be changed".to_owned()),
+        ),
+        fact("answered by", format!("{}, {}", hexadecimal(&members.hsm), serving_words(&members))),
+        fact("log", format!("index {}, term {}", members.applied_index, members.term)),
+        fact("epoch of the master key", members.epoch.to_string()),
+        fact("objects, users, sessions", format!("{}, {}, {}", info.objects, info.users, info.sessions)),
+    ];
+    facts.extend(policy_facts(&policy));
+    let facts = table(&["cluster", &hello.label], facts);
+    let rows = members.items.iter().map(|member| member_row(member, &members.hsm));
+    let rows = table(&["HSM", "zone", "role", "clients, members reach it at", "version", "applied", "heard"], rows);
+    Ok(Answer::new(data, format!("{facts}\n{rows}")))
+}
+
+/// Runs `cluster admission …`.
+pub(crate) fn admission(session: &Session<'_>, command: &AdmissionCommand) -> Result<Answer, Failure> {
+    let cluster = session.cluster();
+    match command {
+        AdmissionCommand::Show => show(session, "admission"),
+        AdmissionCommand::Set { standing, members, per_day } => {
+            let rule = session.logged_in(|login| {
+                let old = rule_of(&policy_of(session, login)?)?;
+                let rule = wire::AdmissionRule {
+                    standing: standing.map_or(old.standing, |switch| switch == Switch::On),
+                    members: members.unwrap_or(old.members),
+                    per_day: per_day.unwrap_or(old.per_day),
+                };
+                cluster.set_admission_rule(login, rule)?;
+                Ok(rule)
+            })?;
+            Ok(Answer::new(json!({ "rule": rule_data(&rule) }), format!("from now on: {}", rule_words(&rule))))
+        }
+        AdmissionCommand::Approve { hsm } => {
+            let id = parse_id(hsm)?;
+            session.logged_in(|login| Ok(cluster.approve_member(login, id)?))?;
+            let name = hexadecimal(&id);
+            Ok(Answer::new(json!({ "hsm-id": name }), format!("HSM {name} may join, once")))
+        }
+    }
+}
+
+/// Runs `cluster policy …`.
+pub(crate) fn policy(session: &Session<'_>, command: &PolicyCommand) -> Result<Answer, Failure> {
+    match command {
+        PolicyCommand::Show => show(session, "policy"),
+        PolicyCommand::Set { isolation_window } => {
+            let seconds = *isolation_window;
+            session.logged_in(|login| Ok(session.cluster().set_isolation_window(login, seconds)?))?;
+            let data = json!({ "isolation-window-seconds": seconds });
+            Ok(Answer::new(data, format!("from now on: {}", window_words(seconds))))
+        }
+    }
+}
+
+/// Runs `cluster remove-hsm`.
+pub(crate) fn remove(session: &Session<'_>, hsm: &str) -> Result<Answer, Failure> {
+    let id = parse_id(hsm)?;
+    session.logged_in(|login| Ok(session.cluster().remove_member(login, id)?))?;
+    let name = hexadecimal(&id);
+    let text = format!("HSM {name} is no member any more; stop its process and destroy its data folder");
+    Ok(Answer::new(json!({ "hsm-id": name }), text))
+}
+
+fn show(session: &Session<'_>, heading: &str) -> Result<Answer, Failure> {
+    let policy = session.logged_in(|login| policy_of(session, login))?;
+    Ok(Answer::new(policy_data(&policy), table(&[heading, "as it is now"], policy_facts(&policy))))
+}
+
+fn policy_of(session: &Session<'_>, login: &Login) -> Result<wire::ClusterPolicyReply, Failure> {
+    Ok(session.cluster().cluster_policy(login)?)
+}
+
+fn rule_of(policy: &wire::ClusterPolicyReply) -> Result<wire::AdmissionRule, Failure> {
+    policy.rule.ok_or_else(Failure::strange_answer)
+}
+
+fn fact(name: &str, value: String) -> Vec<String> {
+    vec![name.to_owned(), value]
+}
+
+fn policy_facts(policy: &wire::ClusterPolicyReply) -> Vec<Vec<String>> {
+    let rule = policy.rule.as_ref().map_or_else(|| "not told".to_owned(), rule_words);
+    let approved: Vec<String> = policy.approvals.iter().map(|hsm| hexadecimal(hsm)).collect();
+    let approved = if approved.is_empty() { "none".to_owned() } else { approved.join(", ") };
+    vec![
+        fact("who may join", rule),
+        fact("joined by the rule in 24 h", policy.admissions.len().to_string()),
+        fact("approved, not here yet", approved),
+        fact("without a majority", window_words(policy.isolation_window_seconds)),
+    ]
+}
+
+fn policy_data(policy: &wire::ClusterPolicyReply) -> Value {
+    json!({
+        "rule": policy.rule.as_ref().map(rule_data),
+        "approvals": policy.approvals.iter().map(|hsm| hexadecimal(hsm)).collect::<Vec<_>>(),
+        "admissions": policy.admissions,
+        "isolation-window-seconds": policy.isolation_window_seconds,
+    })
+}
+
+fn rule_data(rule: &wire::AdmissionRule) -> Value {
+    json!({ "standing": rule.standing, "members": rule.members, "per-day": rule.per_day })
+}
+
+fn rule_words(rule: &wire::AdmissionRule) -> String {
+    let wire::AdmissionRule { members, per_day, .. } = rule;
+    let most = format!("{members} HSMs at most");
+    if rule.standing {
+        format!("every HSM of this installation, {per_day} in 24 hours; {most}")
+    } else {
+        format!("only an HSM that an admin has approved; {most}")
+    }
+}
+
+fn window_words(seconds: u32) -> String {
+    match seconds {
+        0 => "an HSM that hears from no majority uses no key".to_owned(),
+        _ => format!("an HSM that hears from no majority goes on with the keys that it has for {}", duration(seconds)),
+    }
+}
+
+/// A time in its largest whole unit.
+fn duration(seconds: u32) -> String {
+    const UNITS: [(u32, &str); 4] = [(86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")];
+    let fits = UNITS.iter().find(|&&(unit, _)| seconds >= unit && seconds.is_multiple_of(unit));
+    let &(unit, name) = fits.unwrap_or(&UNITS[3]);
+    let count = seconds / unit;
+    if count == 1 { format!("1 {name}") } else { format!("{count} {name}s") }
+}
+
+fn member_data(member: &wire::MemberState) -> Value {
+    json!({
+        "hsm-id": hexadecimal(&member.hsm), "node": format!("{:x}", member.node), "zone": member.zone,
+        "role": role(member), "client-address": member.client_address, "peer-address": member.peer_address,
+        "version": member.version, "admitted-at": member.admitted_at, "applied-index": member.applied_index,
+        "lag": member.lag, "silent-milliseconds": member.silent_milliseconds,
+        "lease-milliseconds": member.lease_milliseconds, "hashes-agree": member.hashes_agree,
+    })
+}
+
+fn member_row(member: &wire::MemberState, answering: &[u8]) -> Vec<String> {
+    let addresses = [&member.client_address, &member.peer_address].map(|address| known(address)).join("\n");
+    let applied = match (member.applied_index, member.lag) {
+        (Some(index), Some(lag)) if lag > 0 => format!("{index}, {lag} behind"),
+        (Some(index), _) => index.to_string(),
+        (None, _) => "not known".to_owned(),
+    };
+    let heard = match member.silent_milliseconds {
+        _ if member.hsm == answering => "answers".to_owned(),
+        _ if member.hashes_agree == Some(false) => "ITS STATE DIFFERS".to_owned(),
+        Some(milliseconds) => format!("{}.{} s ago", milliseconds / 1_000, milliseconds % 1_000 / 100),
+        None => "never".to_owned(),
+    };
+    vec![
+        hexadecimal(&member.hsm),
+        known(&member.zone).to_owned(),
+        role(member).to_owned(),
+        addresses,
+        known(&member.version).to_owned(),
+        applied,
+        heard,
+    ]
+}
+
+fn known(text: &str) -> &str {
+    if text.is_empty() { "-" } else { text }
+}
+
+fn role(member: &wire::MemberState) -> &'static str {
+    match (member.part(), member.witness) {
+        (wire::MemberPart::Leader, false) => "leader",
+        (wire::MemberPart::Leader, true) => "leader (witness)",
+        (wire::MemberPart::Voter, true) => "witness",
+        (wire::MemberPart::Voter, false) => "voter",
+        (wire::MemberPart::Learner, _) => "learner",
+        (wire::MemberPart::Newcomer, _) => "joining",
+        (wire::MemberPart::Unknown, _) => "unknown",
+    }
+}
+
+fn serving_name(serving: wire::ServingState) -> &'static str {
+    match serving {
+        wire::ServingState::Leased => "leased",
+        wire::ServingState::Isolated => "isolated",
+        wire::ServingState::Expired => "expired",
+        wire::ServingState::Unknown => "unknown",
+    }
+}
+
+fn serving_words(members: &wire::ListMembersReply) -> String {
+    let seconds = members.isolated_milliseconds / 1_000;
+    match members.serving() {
+        wire::ServingState::Leased => "which is up to date".to_owned(),
+        wire::ServingState::Isolated => format!("which has heard from no majority for {seconds} s"),
+        wire::ServingState::Expired => "which uses no key: it hears from no majority".to_owned(),
+        wire::ServingState::Unknown => "which does not say whether it is up to date".to_owned(),
+    }
+}
+
+/// Reads an HSM's id: 32 hexadecimal digits.
+fn parse_id(text: &str) -> Result<[u8; ID_BYTES], Failure> {
+    let misuse = || {
+        Failure::misuse(
+            format!("{text:?} is no HSM's id"),
+            "use the 32 hexadecimal digits that `kagimori cluster status` or the HSM's own `manage status` shows",
+        )
+    };
+    if text.len() != 2 * ID_BYTES || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return Err(misuse());
+    }
+    let number = u128::from_str_radix(text, 16).map_err(|_| misuse())?;
+    Ok(number.to_be_bytes())
+}
+
+/// HSMs in a cluster, as an argument.
+pub(crate) fn members_range() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=i64::from(limits::MEMBERS))
+}
+
+/// Admissions in a day, as an argument.
+pub(crate) fn per_day_range() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(0..=i64::from(limits::ADMISSIONS_PER_DAY_MAXIMUM))
+}
+
+/// Seconds of isolation, as an argument.
+pub(crate) fn window_range() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(0..=i64::from(limits::ISOLATION_WINDOW_MAXIMUM_SECONDS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_thirty_two_digits_and_nothing_else() {
+        let good = "000102030405060708090a0b0c0d0eFF";
+        let id = parse_id(good).unwrap();
+        assert_eq!((id[1], id[15], hexadecimal(&id)), (1, 0xff, good.to_lowercase()));
+        for bad in ["", &good[1..], &format!("{good}0"), &good.replace('F', "g"), &good.replacen('0', "+", 1)] {
+            assert!(parse_id(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_policy_is_told_in_words() {
+        let rule = |standing| wire::AdmissionRule { standing, members: 3, per_day: 2 };
+        assert_eq!(rule_words(&rule(true)), "every HSM of this installation, 2 in 24 hours; 3 HSMs at most");
+        assert_eq!(rule_words(&rule(false)), "only an HSM that an admin has approved; 3 HSMs at most");
+        assert_eq!(window_words(0), "an HSM that hears from no majority uses no key");
+        assert!(window_words(3_600).ends_with("for 1 hour") && window_words(5_400).ends_with("for 90 minutes"));
+        assert!(window_words(61).ends_with("for 61 seconds") && window_words(604_800).ends_with("for 7 days"));
+    }
+
+    #[test]
+    fn a_member_that_is_behind_silent_or_different_is_shown_so() {
+        let member = wire::MemberState {
+            hsm: vec![2; 16],
+            applied_index: Some(90),
+            lag: Some(10),
+            silent_milliseconds: Some(1_250),
+            ..Default::default()
+        };
+        let row = member_row(&member, &[1; 16]);
+        assert_eq!((row[2].as_str(), row[5].as_str(), row[6].as_str()), ("unknown", "90, 10 behind", "1.2 s ago"));
+        let different = wire::MemberState { hashes_agree: Some(false), ..member.clone() };
+        assert_eq!(member_row(&different, &[1; 16])[6], "ITS STATE DIFFERS");
+        let unheard = wire::MemberState { silent_milliseconds: None, applied_index: None, ..member };
+        assert_eq!(member_row(&unheard, &[1; 16])[5..], ["not known", "never"]);
+        assert_eq!(member_row(&unheard, &[2; 16])[6], "answers");
+    }
+}
