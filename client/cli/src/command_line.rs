@@ -24,18 +24,13 @@ Examples:
     kagimori key generate-asymmetric-pair ec --curve prime256v1 --public-label web --private-label web
     kagimori key list --filter attr.label=web -v
 
-<<<<<<< HEAD
-Who is logged in: --as, --as-role and --as-password-file, else KAGIMORI_ROLE and KAGIMORI_PIN, else CLOUDHSM_ROLE and
-CLOUDHSM_PIN. A PIN is user:password, or the password alone of `default-user` in client.toml (role crypto-user) or of
-`admin` (role admin). A password that is missing is asked for on the terminal.
-=======
   See every HSM and how far it is; let HSMs join only one by one:
     kagimori cluster status
     kagimori cluster admission set --standing off
 
-Who is logged in: --as, --as-role and --as-password-file, else KAGIMORI_ROLE and KAGIMORI_PIN (user:password), else
-CLOUDHSM_ROLE and CLOUDHSM_PIN. A password that is missing is asked for on the terminal.
->>>>>>> admin
+Who is logged in: --as, --as-role and --as-password-file, else KAGIMORI_ROLE and KAGIMORI_PIN, else CLOUDHSM_ROLE and
+CLOUDHSM_PIN. A PIN is user:password, or the password alone of `default-user` in client.toml (role crypto-user) or of
+`admin` (role admin). A password that is missing is asked for on the terminal.
 
 KAGIMORI_LOG=debug shows what the connection does.
 
@@ -54,7 +49,9 @@ A pair is two keys of one label: name one by its class, or take both with --all.
 Examples:
   kagimori key delete --filter key-reference=0x2f
   kagimori key delete --filter attr.label=web attr.class=public-key
-  kagimori key delete --filter attr.label=web --all";
+  kagimori key delete --filter attr.label=web --all
+All keys of this user:
+  kagimori key delete --filter attr.token=true --all";
 
 const USER_RULES: &str = "\
 A name has 1 to 31 letters, digits or one of _ - . @, and begins with a letter.
@@ -377,7 +374,7 @@ pub(crate) enum KeyCommand {
         /// The key: `key-reference=0x…`, or `attr.NAME=VALUE`, several of which must all fit.
         #[arg(long, required = true, num_args = 1.., value_name = "FILTER")]
         filter: Vec<String>,
-        /// Destroy every key that fits. Without it exactly one must fit.
+        /// Destroy every key of this user that fits. Without it exactly one must fit.
         #[arg(long)]
         all: bool,
     },
