@@ -6,9 +6,10 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use super::strangers::refused;
+use crate::conversation::Conversation;
 use crate::installation::Installation;
 use crate::testing::Tally;
-use crate::testing::disposable::{Conversation, Disposable};
+use crate::testing::disposable::Disposable;
 use crate::workspace::{Workspace, capture};
 
 /// Runs the checks.
