@@ -45,7 +45,9 @@ A pair is two keys of one label: name one by its class, or take both with --all.
 Examples:
   kagimori key delete --filter key-reference=0x2f
   kagimori key delete --filter attr.label=web attr.class=public-key
-  kagimori key delete --filter attr.label=web --all";
+  kagimori key delete --filter attr.label=web --all
+All keys of this user:
+  kagimori key delete --filter attr.token=true --all";
 
 const USER_RULES: &str = "\
 A name has 1 to 31 letters, digits or one of _ - . @, and begins with a letter.
@@ -306,7 +308,7 @@ pub(crate) enum KeyCommand {
         /// The key: `key-reference=0x…`, or `attr.NAME=VALUE`, several of which must all fit.
         #[arg(long, required = true, num_args = 1.., value_name = "FILTER")]
         filter: Vec<String>,
-        /// Destroy every key that fits. Without it exactly one must fit.
+        /// Destroy every key of this user that fits. Without it exactly one must fit.
         #[arg(long)]
         all: bool,
     },

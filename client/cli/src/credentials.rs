@@ -115,7 +115,8 @@ fn from_environment(
     }
     match VARIABLES.iter().find(|(_, pin)| set(pin).is_some()) {
         Some((role, pin)) => {
-            Err(Failure::misuse(format!("{pin} is set and {role} is not"), "set it to admin or crypto-user"))
+            let next = format!("set {role} to admin or crypto-user");
+            Err(Failure::misuse(format!("{pin} is set and {role} is not"), next))
         }
         None => Ok(None),
     }

@@ -3,7 +3,7 @@
 use hsm_client::{Cluster, Login, With};
 use hsm_protocol::limits::FIND_PAGE;
 use hsm_protocol::wire::{reply, request};
-use hsm_protocol::{AttributeKind, ObjectClass, Template, convert, wire};
+use hsm_protocol::{AttributeKind, ErrorCode, ObjectClass, Template, convert, wire};
 use serde_json::{Value, json};
 
 use crate::answer::{Answer, table};
@@ -135,26 +135,43 @@ fn matches(cluster: &Cluster, login: &Login, filter: &Filter) -> Result<Vec<u64>
 fn delete(cluster: &Cluster, login: &Login, filter: &Filter, all: bool) -> Result<Answer, Failure> {
     let references = matches(cluster, login, filter)?;
     require_meant(&references, all)?;
-    for (done, &reference) in references.iter().enumerate() {
+    let (mut deleted, mut of_others) = (0, 0);
+    for &reference in &references {
         let body = move |_: With| {
             let object = wire::ObjectReference { token_object: reference, ..Default::default() };
             request::Body::DestroyObject(wire::DestroyObject { object: Some(object) })
         };
         match cluster.change(Some(login), &body) {
-            Ok(reply::Body::Done(_)) => {}
+            Ok(reply::Body::Done(_)) => deleted += 1,
             Ok(_) => return Err(Failure::strange_answer()),
-            Err(error) => {
-                let failure = Failure::from(error);
-                let next = format!("{}; {done} of {} keys are deleted", failure.next(), references.len());
-                return Err(if done > 0 { failure.with_next(next) } else { failure });
-            }
+            // A filter also finds the public keys of other users.
+            Err(error) if all && error.code() == Some(ErrorCode::OwnerRefused) => of_others += 1,
+            Err(error) => return Err(after_some(error.into(), deleted, references.len())),
         }
     }
-    let message = match references.len() {
-        1 => "Key deleted successfully".to_owned(),
-        number => format!("{number} keys deleted successfully"),
-    };
+    let message = deleted_words(deleted, of_others);
     Ok(Answer::new(json!({ "message": message }), message))
+}
+
+/// A failure in the midst of several keys.
+fn after_some(failure: Failure, deleted: usize, all: usize) -> Failure {
+    if deleted == 0 {
+        return failure;
+    }
+    let next = format!("{}; {deleted} of {all} keys are deleted", failure.next());
+    failure.with_next(next)
+}
+
+fn deleted_words(deleted: usize, of_others: usize) -> String {
+    let done = if deleted == 1 {
+        "Key deleted successfully".to_owned()
+    } else {
+        format!("{deleted} keys deleted successfully")
+    };
+    match of_others {
+        0 => done,
+        _ => format!("{done}; {of_others} that belong to other users stayed"),
+    }
 }
 
 /// Destruction cannot be taken back: what fits must be one key, or all must be meant.
@@ -216,6 +233,14 @@ mod tests {
         let refused = require_meant(&[0x2f, 0x30], false).unwrap_err();
         assert!(refused.cause().contains("2 keys fit the filter: 0x2f, 0x30") && refused.next().contains("--all"));
         assert!(require_meant(&[], true).is_err());
+    }
+
+    #[test]
+    fn the_keys_of_others_are_not_said_to_be_deleted() {
+        assert_eq!(deleted_words(1, 0), "Key deleted successfully");
+        assert_eq!(deleted_words(2, 1), "2 keys deleted successfully; 1 that belong to other users stayed");
+        let failure = after_some(Failure::strange_answer(), 3, 5);
+        assert!(failure.next().ends_with("3 of 5 keys are deleted"), "{failure:?}");
     }
 
     #[test]

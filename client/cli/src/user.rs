@@ -51,7 +51,7 @@ pub(crate) fn run(session: &Session<'_>, command: &UserCommand) -> Result<Answer
         }
         UserCommand::Logout(who) => {
             session.logged_in(|login| Ok(cluster.log_out_everywhere(login, &who.username, who.role.into())?))?;
-            Ok(about(who, "is logged out everywhere; he may log in again"))
+            Ok(about(who, "is logged out everywhere"))
         }
         UserCommand::List => {
             let users = session.perhaps_logged_in(|login| Ok(cluster.list_users(login)?))?;
@@ -65,7 +65,7 @@ fn delete(cluster: &Cluster, login: &Login, who: &Who) -> Result<Answer, Failure
         Ok(()) => Ok(about(who, "is deleted")),
         Err(error) if error.code() == Some(ErrorCode::UserInUse) => {
             let held = look_up(cluster, login, who)?
-                .map_or(String::new(), |user| format!("he owns {} keys and has {} logins: ", user.keys, user.sessions));
+                .map_or(String::new(), |user| format!("he has {} key(s) and {} login(s): ", user.keys, user.sessions));
             Err(Failure::from(error).with_next(format!("{held}{USER_IN_USE}")))
         }
         Err(error) => Err(error.into()),
