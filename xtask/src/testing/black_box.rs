@@ -3,6 +3,7 @@
 mod damage;
 mod lifecycle;
 mod strangers;
+mod users;
 
 use anyhow::Result;
 
@@ -19,6 +20,9 @@ pub(super) fn run(workspace: &Workspace) -> Result<Tally> {
     let outcome = strangers::run(&mut tally, workspace, &hsm);
     step.done("");
     tally.check("strangers", outcome);
+    let step = narrate::begin("users: deleting, locking, disabling");
+    users::run(&mut tally, workspace, &hsm);
+    step.done("");
     let step = narrate::begin("lifecycle: kills, restarts, a second process");
     lifecycle::run(&mut tally, workspace, &mut hsm);
     step.done("");

@@ -65,7 +65,7 @@ fn log_in(installation: &Installation, user: &str, role: &str, password: &Path) 
 }
 
 /// Runs a command that must fail; gives what it said.
-fn refused(command: &mut Command) -> Result<String> {
+pub(super) fn refused(command: &mut Command) -> Result<String> {
     let output = output(command)?;
     if output.status.success() {
         bail!("it was not refused");
