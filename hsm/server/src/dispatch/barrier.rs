@@ -82,7 +82,7 @@ mod tests {
         let Ok(Body::Done(done)) = answer(Body::Done(wire::Done::default()), Ok(vec![silent])) else {
             panic!("the change was done");
         };
-        assert_eq!(done.unreached, [wire::Unreached { hsm: vec![3; 16], until: 99 }]);
+        assert!(done.unreached == [wire::Unreached { hsm: vec![3; 16], until: 99 }]);
     }
 
     #[test]
