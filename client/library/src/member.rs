@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use crate::address::Address;
 use crate::backoff;
-use crate::connection::{Connection, HsmId, Short};
+use crate::connection::{Connection, HsmId, Short, Visit};
 use crate::error::{Attempt, CallError};
 
 /// A thread leaves its usual connection when that one has so many more calls in flight than another of the same HSM.
@@ -25,6 +25,8 @@ pub(crate) struct Member {
     lost: AtomicBool,
     asking: AtomicBool,
     health: Mutex<Health>,
+    /// A visit under way.
+    visit: Mutex<Option<Visit>>,
 }
 
 enum Place {
@@ -85,6 +87,7 @@ impl Member {
                 served: false,
                 sign: now,
             }),
+            visit: Mutex::default(),
         }
     }
 
@@ -196,6 +199,15 @@ impl Member {
         due
     }
 
+    /// Takes the visit that is under way; `None` when there is none, or another thread looks after it.
+    pub(crate) fn take_visit(&self) -> Option<Visit> {
+        self.visit.try_lock().ok().and_then(|mut visit| visit.take())
+    }
+
+    pub(crate) fn keep_visit(&self, visit: Visit) {
+        *lock(&self.visit) = Some(visit);
+    }
+
     /// How the last attempt to connect failed; `None` when it did not.
     pub(crate) fn last_failure(&self) -> Option<Failure> {
         self.health().last.clone()
@@ -208,6 +220,9 @@ impl Member {
 
     /// A connection opened, or it gave a sign of life.
     pub(crate) fn note_life(&self, connected: bool) {
+        if connected {
+            drop(self.take_visit());
+        }
         let mut health = self.health();
         health.sign = Instant::now();
         if connected {

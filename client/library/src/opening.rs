@@ -9,12 +9,22 @@ use std::time::{Duration, Instant};
 use hsm_protocol::wire::{self, reply, request};
 
 use crate::address::Address;
-use crate::connection::{Connection, HsmId, Lost, Opening, Patience, Verdict, Watch};
+use crate::connection::{Connection, HsmId, Lost, Opening, Patience, Step, Verdict, Visit, Watch};
 use crate::error::{Attempt, CallError, PeerFault};
 use crate::limits::{FIRST_ROUND, HEDGE, LONG_WORK, PROBE, RECHECK, ROSTER_PAUSE, SECOND_ROUND};
 use crate::member::{Claim, Failure, Member, Route};
 use crate::pool::Pool;
-use crate::roster;
+use crate::roster::{self, Table};
+
+/// How to connect.
+pub(crate) enum Manner {
+    /// The call depends on it.
+    Patient,
+    /// There is something else for the call if this takes long.
+    Quick,
+    /// An HSM that was lost has begun to shake hands.
+    Finish(Box<Visit>),
+}
 
 /// An address that led to no connection.
 struct Unopened {
@@ -32,19 +42,22 @@ enum Sign {
 }
 
 impl Pool {
-    /// Tries the addresses of a member and puts the connection into the claimed place. `quick`: there is something else
-    /// for the call if this takes long.
-    pub(crate) fn open(&self, member: &Arc<Member>, claim: Claim, deadline: Instant, quick: bool) -> Option<Route> {
+    /// Tries the addresses of a member and puts the connection into the claimed place.
+    pub(crate) fn open(&self, member: &Arc<Member>, claim: Claim, deadline: Instant, manner: Manner) -> Option<Route> {
         let mut attempts = Vec::new();
         let mut lasting = Vec::new();
-        let addresses = member.addresses();
+        let quick = !matches!(manner, Manner::Patient);
+        let (addresses, mut visit) = match manner {
+            Manner::Finish(visit) => (vec![visit.address().clone()], Some(visit)),
+            Manner::Patient | Manner::Quick => (member.addresses(), None),
+        };
         for address in &addresses {
             let now = Instant::now();
             if now >= deadline {
                 break;
             }
             let limit = deadline.min(now + self.time_to_connect(member, quick));
-            let outcome = self.connect(address, limit).and_then(|connection| {
+            let outcome = self.connect(address, visit.take(), limit).and_then(|connection| {
                 let owner = self.take_in(address, &connection, limit).map_err(|lost| unopened(address, lost))?;
                 Ok((owner, Arc::new(connection)))
             });
@@ -102,14 +115,18 @@ impl Pool {
         }
     }
 
-    fn connect(&self, address: &Address, deadline: Instant) -> Result<Connection, Unopened> {
+    fn connect(&self, address: &Address, visit: Option<Box<Visit>>, deadline: Instant) -> Result<Connection, Unopened> {
         let unconfigured = |error: CallError| Unopened { reason: error.to_string(), lasting: Some(Box::new(error)) };
         let tls = match address {
             Address::Unix(_) => None,
             Address::Tcp { .. } => Some(self.tls().map_err(unconfigured)?),
         };
         let opening = Opening { tls: tls.as_ref(), guard: &self.guard, counters: &self.counters, deadline };
-        Connection::open(address, &opening).map_err(|lost| unopened(address, lost))
+        let connection = match visit {
+            Some(visit) => Connection::finish(*visit, &opening),
+            None => Connection::open(address, &opening),
+        };
+        connection.map_err(|lost| unopened(address, lost))
     }
 
     /// Whose connection this is. Learns whom it tells of, and refuses an HSM that does not belong to the cluster.
@@ -185,6 +202,55 @@ impl Pool {
         }
     }
 
+    /// Visits lost members while others serve, when it is time: without waiting where that is possible. Gives one that a
+    /// connection should be opened to.
+    pub(crate) fn look_after_the_lost(&self, table: &Table) -> Option<(Arc<Member>, Manner)> {
+        let members = || table.tiers.iter().flatten();
+        if members().all(|member| member.is_lost()) {
+            return None;
+        }
+        let now = Instant::now();
+        members().filter(|member| member.is_lost()).find_map(|member| {
+            let manner = match member.take_visit() {
+                Some(visit) => self.go_on_with(member, visit),
+                None if member.claim_visit(now) => self.begin_visit(member),
+                None => None,
+            };
+            manner.map(|manner| (Arc::clone(member), manner))
+        })
+    }
+
+    fn begin_visit(&self, member: &Member) -> Option<Manner> {
+        let addresses = member.addresses();
+        if addresses.iter().any(|address| matches!(address, Address::Unix(_))) {
+            return Some(Manner::Quick);
+        }
+        let begin = |address| Visit::begin(address, &self.guard).map(|begun| (address, begun));
+        match addresses.iter().find_map(begin) {
+            None => Some(Manner::Quick),
+            Some((_, Ok(visit))) => self.go_on_with(member, visit),
+            Some((address, Err(lost))) => {
+                member.note_failure(failure(address, &lost));
+                None
+            }
+        }
+    }
+
+    fn go_on_with(&self, member: &Member, visit: Visit) -> Option<Manner> {
+        let address = visit.address().clone();
+        match visit.step(&self.tls().ok()?) {
+            Step::Pending(visit) => {
+                member.keep_visit(visit);
+                None
+            }
+            Step::Answered(visit) => Some(Manner::Finish(Box::new(visit))),
+            Step::Failed(lost) => {
+                member.note_failure(failure(&address, &lost));
+                None
+            }
+        }
+    }
+
     /// Whether there is somewhere else to make a call at: a member that is not lost, or one that can be reached now.
     fn has_elsewhere(&self, member: &Arc<Member>, deadline: Instant) -> bool {
         if self.has_other(std::slice::from_ref(member)) {
@@ -198,7 +264,7 @@ impl Pool {
         };
         let Some(other) = other else { return false };
         let Some(claim) = other.claim_any() else { return false };
-        self.open(&other, claim, deadline, true).is_some_and(|route| !Arc::ptr_eq(&route.member, member))
+        self.open(&other, claim, deadline, Manner::Quick).is_some_and(|route| !Arc::ptr_eq(&route.member, member))
     }
 
     /// Asks an HSM for a sign of life, on a connection of its own.
@@ -209,7 +275,7 @@ impl Pool {
             if Instant::now() >= limit {
                 break;
             }
-            match self.connect(&address, limit) {
+            match self.connect(&address, None, limit) {
                 Ok(connection) if Some(connection.hsm()) == member.identity() => return Sign::Alive,
                 Ok(_) => reason = "its address leads to another HSM".to_owned(),
                 // It spoke.
@@ -219,6 +285,11 @@ impl Pool {
         }
         if limit == deadline { Sign::Unknown } else { Sign::Dead(reason) }
     }
+}
+
+fn failure(address: &Address, lost: &Lost) -> Failure {
+    let attempts = vec![Attempt { address: address.to_string(), reason: lost.to_string() }];
+    Failure { when: Instant::now(), attempts, lasting: None }
 }
 
 fn unopened(address: &Address, lost: Lost) -> Unopened {

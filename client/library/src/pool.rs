@@ -24,6 +24,7 @@ use crate::error::{Attempt, CallError};
 use crate::fork::ForkGuard;
 use crate::limits::SPREAD;
 use crate::member::{Look, Member, Route};
+use crate::opening::Manner;
 use crate::roster::Table;
 use crate::trust;
 
@@ -118,8 +119,14 @@ struct Missing {
     place: usize,
     /// Serves if the place cannot be filled.
     spare: Option<Arc<Connection>>,
-    /// The member is lost, and this is to see whether it still is.
-    visit: bool,
+    manner: Manner,
+}
+
+impl Missing {
+    fn at(member: &Arc<Member>, place: usize, spare: Option<Arc<Connection>>) -> Self {
+        let manner = if spare.is_some() { Manner::Quick } else { Manner::Patient };
+        Self { member: Arc::clone(member), place, spare, manner }
+    }
 }
 
 impl Pool {
@@ -245,9 +252,9 @@ impl Pool {
         let number = thread_number();
         let table = self.table();
         if self.lost.load(Ordering::Relaxed) > 0
-            && let Some(member) = due_for_a_visit(&table)
+            && let Some((member, manner)) = self.look_after_the_lost(&table)
         {
-            return Pick::Missing(Missing { member, place: 0, spare: None, visit: true });
+            return Pick::Missing(Missing { member, place: 0, spare: None, manner });
         }
         // Before anybody is known by name, all threads wait for one connection.
         let own = if table.has_names() { number } else { 0 };
@@ -262,7 +269,7 @@ impl Pool {
             match member.look(number / tier.len(), allowed) {
                 Look::Open(connection) => return Pick::Open(Route::new(Arc::clone(member), connection)),
                 Look::Missing { place, spare } => {
-                    return Pick::Missing(Missing { member: Arc::clone(member), place, spare, visit: false });
+                    return Pick::Missing(Missing::at(member, place, spare));
                 }
                 Look::Opening => {
                     let open = |other: &Arc<Member>| other.any_open().map(|open| Route::new(Arc::clone(other), open));
@@ -286,7 +293,7 @@ impl Pool {
                 match member.look(0, 1) {
                     Look::Open(connection) => return Pick::Open(Route::new(Arc::clone(member), connection)),
                     Look::Missing { place, spare } => {
-                        return Pick::Missing(Missing { member: Arc::clone(member), place, spare, visit: false });
+                        return Pick::Missing(Missing::at(member, place, spare));
                     }
                     // Its outcome is told.
                     Look::Opening => continue,
@@ -299,13 +306,12 @@ impl Pool {
 
     /// Connects, unless another thread is at it; falls back on the spare connection.
     fn fill(&self, missing: Missing, deadline: Instant, after_loss: bool) -> Option<Route> {
-        let Missing { member, place, spare, visit } = missing;
+        let Missing { member, place, spare, manner } = missing;
         if let Some(claim) = member.claim(place) {
-            if !visit && spare.is_none() && self.others_come_too(after_loss) {
+            if matches!(manner, Manner::Patient) && self.others_come_too(after_loss) {
                 std::thread::sleep(backoff::part_of(SPREAD));
             }
-            let quick = visit || spare.is_some();
-            if let Some(route) = self.open(&member, claim, deadline, quick) {
+            if let Some(route) = self.open(&member, claim, deadline, manner) {
                 return Some(route);
             }
         }
@@ -408,16 +414,6 @@ impl Pool {
     fn generation(&self) -> MutexGuard<'_, u64> {
         self.generation.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// A lost member that it is time to visit, while others serve.
-fn due_for_a_visit(table: &Table) -> Option<Arc<Member>> {
-    let now = Instant::now();
-    let members = || table.tiers.iter().flatten();
-    if members().all(|member| member.is_lost()) {
-        return None;
-    }
-    members().find(|member| member.is_lost() && member.claim_visit(now)).cloned()
 }
 
 fn holds(members: &[Arc<Member>], member: &Arc<Member>) -> bool {

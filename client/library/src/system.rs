@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "the foreign function interface to libc; each call says why it is sound")]
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -209,16 +210,76 @@ pub(crate) fn connect_unix(path: &Path, patience: Duration) -> io::Result<OwnedF
         tv_usec: libc::suseconds_t::from(i32::try_from(patience.subsec_micros()).unwrap_or(0).max(1)),
     };
     set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_SNDTIMEO, &time)?;
-    let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_un>()).map_err(io::Error::other)?;
-    // SAFETY: the address lives during the call, and `length` is its size.
-    let result = unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), length) };
-    if result == 0 {
-        return Ok(socket);
+    match connect(&socket, &address) {
+        Ok(()) => Ok(socket),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))
+        }
+        Err(error) => Err(error),
     }
-    let error = io::Error::last_os_error();
-    match error.kind() {
-        io::ErrorKind::WouldBlock => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time")),
-        _ => Err(error),
+}
+
+/// Begins to connect to an address and does not wait for the end of it: the socket can be written to then.
+pub(crate) fn begin_to_connect(address: SocketAddr) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    // SAFETY: takes numbers; the result is checked.
+    let descriptor = unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) };
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a descriptor that was just made and that nobody else owns.
+    let socket = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    let result = match address {
+        SocketAddr::V4(address) => {
+            // SAFETY: sockaddr_in is plain numbers, for which zero is a value.
+            let mut place: libc::sockaddr_in = unsafe { std::mem::zeroed() };
+            place.sin_family = libc::sa_family_t::try_from(family).map_err(io::Error::other)?;
+            place.sin_port = address.port().to_be();
+            place.sin_addr.s_addr = u32::from_ne_bytes(address.ip().octets());
+            connect(&socket, &place)
+        }
+        SocketAddr::V6(address) => {
+            // SAFETY: sockaddr_in6 is plain numbers, for which zero is a value.
+            let mut place: libc::sockaddr_in6 = unsafe { std::mem::zeroed() };
+            place.sin6_family = libc::sa_family_t::try_from(family).map_err(io::Error::other)?;
+            place.sin6_port = address.port().to_be();
+            place.sin6_addr.s6_addr = address.ip().octets();
+            place.sin6_scope_id = address.scope_id();
+            connect(&socket, &place)
+        }
+    };
+    match result {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        _ => Ok(socket),
+    }
+}
+
+/// Connects to what is an address of the socket's family.
+fn connect<A: SocketAddress>(socket: &OwnedFd, address: &A) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of::<A>()).map_err(io::Error::other)?;
+    // SAFETY: the address lives during the call, and `length` is its size.
+    let result = unsafe { libc::connect(socket.as_raw_fd(), std::ptr::from_ref(address).cast(), length) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// What may be connected to here.
+trait SocketAddress {}
+impl SocketAddress for libc::sockaddr_in {}
+impl SocketAddress for libc::sockaddr_in6 {}
+impl SocketAddress for libc::sockaddr_un {}
+
+/// The error that a socket keeps, which is the outcome of connecting.
+pub(crate) fn socket_error(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let mut error: libc::c_int = 0;
+    let mut length = libc::socklen_t::try_from(size_of::<libc::c_int>()).map_err(io::Error::other)?;
+    // SAFETY: the int and the length live during the call, and the length is that of the int.
+    let result = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ERROR, (&raw mut error).cast(), &raw mut length)
+    };
+    match (result, error) {
+        (0, 0) => Ok(()),
+        (0, error) => Err(io::Error::from_raw_os_error(error)),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -250,6 +250,36 @@ fn a_long_operation_is_not_mistaken_for_death() {
 }
 
 #[test]
+fn visits_to_an_hsm_that_says_nothing_cost_no_call_anything() {
+    let hsms = Hsms::new(2);
+    let cluster = Cluster::new(hsms.configuration());
+    call(&cluster, None);
+    // The first connection told of the others; the thread's own is known by the second call.
+    hsms.served();
+    call(&cluster, None);
+    let victim = usize::from(hsms.served()[0] == 0);
+    let before = hsms.connections()[victim];
+    hsms.freeze(victim, true);
+    call(&cluster, None);
+    let (begin, mut slow) = (Instant::now(), 0);
+    while begin.elapsed() < Duration::from_secs(4) {
+        let start = Instant::now();
+        call(&cluster, None);
+        slow += u32::from(start.elapsed() > Duration::from_millis(150));
+        pause(2);
+    }
+    // A blocked visit takes 200 ms, and there were three or more. One slow call may be the machine's.
+    assert!(slow <= 1, "{slow} calls waited");
+    // Not before now does it see who came: the question for a sign of life, and at least one visit.
+    hsms.freeze(victim, false);
+    let visited = (0..200).any(|_| {
+        pause(10);
+        hsms.connections()[victim] >= before + 2
+    });
+    assert!(visited, "it was not visited");
+}
+
+#[test]
 fn when_all_are_dead_calls_wait_for_the_first_that_returns() {
     let mut hsms = Hsms::new(3);
     let cluster = Cluster::new(hsms.configuration());

@@ -17,16 +17,21 @@ use crate::system::Readiness;
 /// Largest flight of a handshake that is read at once.
 const FLIGHT_BYTES: usize = 16 * 1024;
 
-/// Shakes hands; gives the connection and the value that binds a login to it.
-pub(crate) fn shake_hands(
-    socket: &Socket,
-    configuration: &Arc<ClientConfig>,
-    deadline: Instant,
-) -> Result<(ClientConnection, [u8; BINDING_BYTES]), Lost> {
+/// A handshake whose first flight is to be sent.
+pub(crate) fn begin(configuration: &Arc<ClientConfig>) -> Result<ClientConnection, Lost> {
     // The name is neither sent nor compared: see `crate::trust`.
     let nobody = ServerName::IpAddress(IpAddr::V4(Ipv4Addr::from([0, 0, 0, 0])));
     let mut tls = ClientConnection::new(Arc::clone(configuration), nobody)?;
     tls.set_buffer_limit(None);
+    Ok(tls)
+}
+
+/// Shakes hands; gives the connection and the value that binds a login to it.
+pub(crate) fn shake_hands(
+    socket: &Socket,
+    mut tls: ClientConnection,
+    deadline: Instant,
+) -> Result<(ClientConnection, [u8; BINDING_BYTES]), Lost> {
     let mut buffer = vec![0; FLIGHT_BYTES];
     loop {
         send_records(socket, &mut tls, deadline)?;

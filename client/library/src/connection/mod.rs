@@ -12,6 +12,7 @@ mod lost;
 mod multiplex;
 mod patience;
 mod socket;
+mod visit;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -28,6 +29,7 @@ pub(crate) use self::lost::Lost;
 use self::multiplex::Multiplexer;
 pub(crate) use self::patience::{NoAnswer, Patience, Verdict, Watch};
 use self::socket::Socket;
+pub(crate) use self::visit::{Step, Visit};
 use crate::address::Address;
 use crate::counters::{LiveCounters, add};
 use crate::error::PeerFault;
@@ -92,12 +94,22 @@ impl Connection {
         let (channel, binding) = match (address, opening.tls) {
             (Address::Unix(_), _) => (Channel::Plain, None),
             (Address::Tcp { .. }, Some(tls)) => {
-                let (tls, binding) = handshake::shake_hands(&socket, tls, deadline)?;
+                let (tls, binding) = handshake::shake_hands(&socket, handshake::begin(tls)?, deadline)?;
                 (Channel::Tls(Box::new(tls)), Some(binding))
             }
             (Address::Tcp { .. }, None) => return Err(Lost::Io("no TLS configuration".to_owned())),
         };
         Self::over(address.to_string(), socket, channel, binding, opening)
+    }
+
+    /// Finishes a visit that was answered.
+    pub(crate) fn finish(visit: Visit, opening: &Opening<'_>) -> Result<Self, Lost> {
+        let (address, socket, tls, registration) = visit.into_parts();
+        let tls = tls.ok_or_else(|| Lost::Io("the handshake has not begun".to_owned()))?;
+        let (tls, binding) = handshake::shake_hands(&socket, *tls, opening.deadline)?;
+        let connection = Self::over(address.to_string(), socket, Channel::Tls(Box::new(tls)), Some(binding), opening);
+        drop(registration);
+        connection
     }
 
     /// Says hello on a socket that is ready for frames. `binding` = `None`: the HSM gives a nonce for it.

@@ -1,7 +1,7 @@
 //! Sockets: connecting within a time, and bytes in and out without blocking.
 
 use std::io;
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,19 @@ impl Socket {
             }
         };
         Ok(Self { descriptor })
+    }
+
+    /// Begins to connect and does not wait. When it can be written to, [`Self::outcome_of_connecting`] tells.
+    pub(crate) fn begin_to_connect(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::from(system::begin_to_connect(address)?);
+        stream.set_nodelay(true)?;
+        system::watch_peer(stream.as_fd(), PEER_PATIENCE)?;
+        Ok(Self { descriptor: OwnedFd::from(stream) })
+    }
+
+    /// How connecting ended.
+    pub(crate) fn outcome_of_connecting(&self) -> io::Result<()> {
+        system::socket_error(self.descriptor.as_fd())
     }
 
     /// What has arrived; `WouldBlock` = nothing; `Ok(0)` = the peer has closed.
