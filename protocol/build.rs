@@ -2,7 +2,7 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");
-    let files = protox::compile(["proto/client.proto", "proto/management.proto"], ["proto"])?;
+    let files = protox::compile(["proto/client.proto", "proto/management.proto", "proto/peer.proto"], ["proto"])?;
     let mut generator = prost_build::Config::new();
     // Requests carry passwords and plaintext; replies carry plaintext. None of them may reach a log by accident.
     generator.skip_debug(["."]);

@@ -278,6 +278,12 @@ pub fn method(body: &wire::request::Body) -> u16 {
         Body::DeregisterTrustAnchor(_) => 91,
         Body::ListTrustAnchors(_) => 92,
         Body::SetClientCertificates(_) => 93,
+        Body::SetAdmissionRule(_) => 94,
+        Body::ApproveMember(_) => 95,
+        Body::SetIsolationWindow(_) => 96,
+        Body::RemoveMember(_) => 97,
+        Body::GetClusterPolicy(_) => 98,
+        Body::ListMembers(_) => 99,
     }
 }
 

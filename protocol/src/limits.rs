@@ -49,6 +49,15 @@ pub const TRUST_ANCHORS: usize = 2;
 /// Longest certificate in PEM, in bytes: `Cert` of the CloudHSM v2 API.
 pub const CERTIFICATE_BYTES: usize = 20_000;
 
+/// HSMs in a cluster: "CloudHSM quotas" of the AWS CloudHSM user guide.
+pub const MEMBERS: u32 = 28;
+
+/// HSMs that an admin may let the standing rule admit in 24 hours, at most: each of them is remembered for a day.
+pub const ADMISSIONS_PER_DAY_MAXIMUM: u32 = 1_024;
+
+/// How long an admin may let an HSM without a majority go on, at most, in seconds: a week.
+pub const ISOLATION_WINDOW_MAXIMUM_SECONDS: u32 = 7 * 24 * 60 * 60;
+
 const _: () = assert!(PART_LIMIT + ATTRIBUTE_BYTES * 2 < FRAME_LIMIT as usize);
 const _: () = assert!(REPLAY_LIMIT <= PART_LIMIT);
 const _: () = assert!(FIND_PAGE as usize * 10 < FRAME_LIMIT as usize);

@@ -1,4 +1,4 @@
-//! One HSM with everything round it in one folder: the process, its customer's CA, its users, its clients' files.
+//! HSMs with everything round them in one folder: the processes, their customer's CA, their users, their clients' files.
 //!
 //! [`crate::quickstart`] makes one under `.kagimori/` for a person; [`crate::testing`] and [`crate::bench`] make
 //! disposable ones. Every step asks first whether it has been done, so an installation that was interrupted anywhere is
@@ -6,13 +6,15 @@
 //! `kagimori` and `openssl`, as an operator would.
 //!
 //! ```text
-//! hsm/      0700  data/ of the process, its log, its process id, its addresses
+//! hsm/      0700  data/ of the process, its log, its process id, its addresses; hsm-2/, hsm-3/, … the others'
+//! card/     0700  what certifies the HSMs of one cluster as such; only where there are several
 //! admin/    0700  the CAs' keys, the passwords (0600 each)
 //! client/   0700 or, with a client group, 0750: what an application needs, and nothing more
 //! env       0600  variables for a shell
 //! ```
 
 mod authority;
+mod cluster;
 mod files;
 mod members;
 mod process;
@@ -48,6 +50,8 @@ pub(crate) struct Wishes {
     pub(crate) log: Option<&'static str>,
     /// Let the system write a core when the HSM crashes, which the HSM must prevent.
     pub(crate) cores: bool,
+    /// How many HSMs; 0 is one, without peers.
+    pub(crate) hsms: usize,
 }
 
 /// The folder and what is known of it.
@@ -55,6 +59,8 @@ pub(crate) struct Installation {
     folder: PathBuf,
     programs: PathBuf,
     wishes: Wishes,
+    /// Which of its HSMs this one speaks of, from 1.
+    number: usize,
 }
 
 /// What a cluster says of itself.
@@ -83,7 +89,7 @@ impl Installation {
     /// The installation in a folder, made or to be made.
     pub(crate) fn at(workspace: &Workspace, folder: &Path, wishes: Wishes) -> Result<Self> {
         let folder = std::path::absolute(folder).context("the installation's folder has no absolute path")?;
-        Ok(Self { folder, programs: workspace.target().join("release"), wishes })
+        Ok(Self { folder, programs: workspace.target().join("release"), wishes, number: 1 })
     }
 
     /// Takes a running HSM from whatever stage it is in to service.
@@ -206,7 +212,7 @@ impl Installation {
 
     /// The HSM's own folder.
     pub(crate) fn hsm(&self) -> PathBuf {
-        self.folder.join("hsm")
+        self.folder.join(if self.number == 1 { "hsm".to_owned() } else { format!("hsm-{}", self.number) })
     }
 
     /// Keys and passwords of the administrators.

@@ -5,6 +5,7 @@
 //! `fix` is the one that writes to the tree.
 
 mod bench;
+mod conversation;
 mod deny;
 mod installation;
 mod layers;

@@ -1,7 +1,9 @@
 //! `quickstart`: from a fresh clone to a signature that OpenSSL verified, in one command.
 //!
-//! Builds, starts an HSM in `.kagimori/`, leads it through the ceremony, and shows an application's work with it. A
-//! second run finds what the first one made and goes on with it.
+//! Builds, starts HSMs in `.kagimori/`, leads the first through the ceremony, has the others join it, and shows an
+//! application's work, which goes on when the HSM that it is on is killed. A second run finds what the first one made.
+
+mod loss;
 
 use std::path::Path;
 use std::process::Command;
@@ -10,12 +12,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::installation::{Installation, LABEL, Running, Wishes};
+use crate::installation::{Installation, LABEL, Running, Stage, Wishes};
 use crate::workspace::{Workspace, capture};
 use crate::{narrate, packages};
 
 /// Where quickstart keeps its installation.
 const FOLDER: &str = ".kagimori";
+
+/// HSMs of a cluster that nobody wished otherwise: one in each of three zones.
+const HSMS: usize = 3;
 
 /// Label of the key that it shows.
 const KEY: &str = "quickstart";
@@ -23,7 +28,7 @@ const KEY: &str = "quickstart";
 /// Arguments of `cargo xtask quickstart`.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Show a signature, stop the HSM and end.
+    /// Show a signature, stop the HSM and end. An HSM that --detach left running goes on.
     #[arg(long, conflicts_with_all = ["detach", "stop"])]
     once: bool,
 
@@ -39,6 +44,10 @@ pub(crate) struct Arguments {
     #[arg(long)]
     fips: bool,
 
+    /// How many HSMs, from 1 to 28; more than one stand in three zones [default: as many as there are, else 3].
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..=28))]
+    hsms: Option<u8>,
+
     /// Group that may read what applications need (.kagimori/client/), such as a web server's.
     #[arg(long, value_name = "GROUP")]
     client_group: Option<String>,
@@ -47,7 +56,9 @@ pub(crate) struct Arguments {
 /// Runs it.
 pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     let wishes = Wishes { fips: arguments.fips, client_group: arguments.client_group.clone(), ..Wishes::default() };
-    let installation = Installation::at(workspace, &workspace.path(FOLDER), wishes)?;
+    let known = Installation::at(workspace, &workspace.path(FOLDER), wishes.clone())?.known_size();
+    let hsms = arguments.hsms.map(usize::from).or(known).unwrap_or(HSMS);
+    let installation = Installation::at(workspace, &workspace.path(FOLDER), Wishes { hsms, ..wishes })?;
     if arguments.stop {
         return stop(&installation);
     }
@@ -58,39 +69,56 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     workspace.build()?;
     step.done("");
     installation.make_folders()?;
-    let (running, found) = match installation.running() {
-        Some(running) => {
-            narrate::line(format!("ok  an HSM runs here already: process {}", running.process()));
-            (running, true)
-        }
-        None => (installation.start()?, false),
-    };
-    let shown = installation.bring_into_service().and_then(|()| show(&installation));
+    let found = installation.running().is_some();
+    if found {
+        narrate::line("ok  this clone's cluster runs already");
+    }
+    let mut running = installation.start_members()?;
+    if installation.status().is_ok_and(|status| status.stage == Stage::Active) {
+        narrate::line("ok  the cluster is there from before, with its users and keys");
+    }
+    let shown = bring_up(workspace, &installation, &mut running);
     if let Err(error) = shown {
         if !found {
-            installation.stop(running).context("and the HSM could not be stopped")?;
+            stop_all(&installation, running).context("and the HSMs could not be stopped")?;
         }
         return Err(error);
     }
     invite(&installation);
     match (arguments.once, arguments.detach, found) {
         (_, true, _) | (true, _, true) => {
-            narrate::line("the HSM runs in the background; `cargo xtask quickstart --stop` stops it");
+            narrate::line("the cluster runs in the background; `cargo xtask quickstart --stop` stops it");
             Ok(())
         }
-        (true, _, false) => installation.stop(running),
+        (true, _, false) => stop_all(&installation, running),
         (false, false, _) => stay(&installation, running),
     }
 }
 
 fn stop(installation: &Installation) -> Result<()> {
-    match installation.running() {
-        Some(running) => installation.stop(running),
-        None => {
-            narrate::line("no HSM of this clone is running");
-            Ok(())
-        }
+    let running: Vec<Running> = installation.hsms().iter().filter_map(Installation::running).collect();
+    if running.is_empty() {
+        narrate::line("no HSM of this clone is running");
     }
+    stop_all(installation, running)
+}
+
+/// Service, the other HSMs, an application's work, and the loss of an HSM.
+fn bring_up(workspace: &Workspace, installation: &Installation, running: &mut Vec<Running>) -> Result<()> {
+    installation.bring_into_service()?;
+    running.extend(installation.grow()?);
+    show(installation)?;
+    if installation.size() > 2 { loss::show(workspace, installation, running) } else { Ok(()) }
+}
+
+/// Stops every HSM, the last one first.
+fn stop_all(installation: &Installation, mut running: Vec<Running>) -> Result<()> {
+    while let Some(hsm) = running.pop() {
+        let process = hsm.process();
+        let of = installation.hsms().into_iter().find(|view| view.runs_as(process));
+        of.context("an HSM's files do not say which it is")?.stop(hsm)?;
+    }
+    Ok(())
 }
 
 /// An application's work: a key through PKCS#11, a signature, and OpenSSL's verdict on it.
@@ -155,12 +183,15 @@ fn invite(installation: &Installation) {
     narrate::heading("Use it from a shell:");
     narrate::line(format!(". {}", installation.environment().display()));
     narrate::line("pkcs11-tool --module $P11_MODULE --login --pin $P11_PIN --list-objects");
+    narrate::line("kagimori key list                                               # as the crypto user");
+    narrate::line("KAGIMORI_ROLE=admin KAGIMORI_PIN=$P11_SO_PIN kagimori user list # as the admin");
+    narrate::line(format!("The passwords lie in {}.", installation.admin().display()));
 }
 
-/// Stays until the person or the HSM ends it.
-fn stay(installation: &Installation, mut running: Running) -> Result<()> {
-    narrate::heading("The HSM runs until you press Ctrl-C. Its log: ");
-    narrate::line(installation.log().display());
+/// Stays until the person ends it, or an HSM ends by itself.
+fn stay(installation: &Installation, mut running: Vec<Running>) -> Result<()> {
+    narrate::heading("It runs until you press Ctrl-C. Logs: ");
+    installation.hsms().iter().for_each(|hsm| narrate::line(hsm.log().display()));
     let (sender, receiver) = channel();
     ctrlc::set_handler(move || {
         // Without a receiver the process is ending already.
@@ -172,10 +203,12 @@ fn stay(installation: &Installation, mut running: Running) -> Result<()> {
     loop {
         match receiver.recv_timeout(Duration::from_millis(500)) {
             Err(RecvTimeoutError::Timeout) => {}
-            Ok(()) | Err(RecvTimeoutError::Disconnected) => return installation.stop(running),
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => return stop_all(installation, running),
         }
-        if running.has_ended()? {
-            bail!("the HSM has ended by itself; its log {} says why", installation.log().display());
+        for hsm in &mut running {
+            if hsm.has_ended()? {
+                bail!("the HSM of process {} has ended by itself; its log says why", hsm.process());
+            }
         }
     }
 }

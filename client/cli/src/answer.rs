@@ -25,6 +25,12 @@ impl Answer {
         Self { data, text: text.into() }
     }
 
+    /// What a person reads.
+    #[cfg(test)]
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Prints it.
     pub(crate) fn print(&self, output: Output) -> ExitCode {
         match output {

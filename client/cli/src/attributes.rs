@@ -50,9 +50,39 @@ pub(crate) fn by_name(name: &str) -> Option<AttributeKind> {
     NAMES.iter().find(|(known, _, _)| *known == name).map(|&(_, kind, _)| kind)
 }
 
+fn names(wanted: impl Fn(bool) -> bool) -> String {
+    NAMES.iter().filter(|(_, _, given)| wanted(*given)).map(|(name, _, _)| *name).collect::<Vec<_>>().join(", ")
+}
+
+/// What a filter may name, for the help.
+pub(crate) fn filter_words() -> String {
+    format!(
+        "NAME in a filter: {}.\nVALUE: true or false; a number; text (label); hexadecimal digits after 0x, as in \
+         attr.id=0x0a01 (id, check-value, ec-point, curve, modulus); {CLASS_WORDS} (class); {KEY_TYPE_WORDS} (key-type).",
+        names(|_| true)
+    )
+}
+
+/// What a new key can be given, for the help.
+pub(crate) fn given_words() -> String {
+    format!(
+        "NAME of an attribute: {}.\nVALUE: true or false; text (label); hexadecimal digits after 0x (id=0x0a01).",
+        names(|given| given)
+    )
+}
+
+/// The values that a new key's attribute may have, where the HSM refuses others and its name alone does not tell.
+pub(crate) fn range(kind: AttributeKind) -> Option<&'static str> {
+    match kind {
+        AttributeKind::ModulusBits => Some("2048 to 8192 bits, a multiple of 128 (--modulus-size-bits)"),
+        AttributeKind::ValueLen => Some("16, 24 or 32 bytes for AES (--key-length-bytes)"),
+        AttributeKind::PublicExponent => Some("an odd number from 3, in mode FIPS from 65537 (--public-exponent)"),
+        _ => None,
+    }
+}
+
 /// Adds `NAME=VALUE` of a new key to its template.
 pub(crate) fn add(template: &mut Template, text: &str) -> Result<(), Failure> {
-    let names = || NAMES.iter().filter(|(_, _, given)| *given).map(|(name, _, _)| *name).collect::<Vec<_>>().join(", ");
     let found = text.split_once('=').and_then(|(name, value)| {
         let &(_, kind, given) = NAMES.iter().find(|(known, _, _)| *known == name)?;
         given.then_some((kind, value))
@@ -60,7 +90,7 @@ pub(crate) fn add(template: &mut Template, text: &str) -> Result<(), Failure> {
     let Some((kind, value)) = found else {
         return Err(Failure::misuse(
             format!("{text:?} is no attribute that a new key can be given"),
-            format!("write NAME=VALUE with one of: {}", names()),
+            format!("write NAME=VALUE with one of: {}", names(|given| given)),
         ));
     };
     template.insert(kind, parse(kind, value)?);
@@ -84,10 +114,15 @@ pub(crate) fn parse(kind: AttributeKind, text: &str) -> Result<AttributeValue, F
     };
     parsed.ok_or_else(|| {
         let form = match kind {
-            AttributeKind::Class => "secret-key, public-key or private-key",
-            AttributeKind::KeyType => "aes, rsa, ec, ec-edwards or generic-secret",
+            AttributeKind::Class => CLASS_WORDS,
+            AttributeKind::KeyType => KEY_TYPE_WORDS,
             AttributeKind::ValueLen | AttributeKind::ModulusBits => "a number",
-            AttributeKind::Id | AttributeKind::CheckValue => "hexadecimal digits after 0x",
+            AttributeKind::Id
+            | AttributeKind::CheckValue
+            | AttributeKind::EcPoint
+            | AttributeKind::EcParams
+            | AttributeKind::Modulus
+            | AttributeKind::PublicExponent => "hexadecimal digits after 0x, two for each byte (0x0a01)",
             _ => "true or false",
         };
         Failure::misuse(format!("{text:?} is no value of this attribute"), format!("use {form}"))
@@ -113,6 +148,9 @@ fn show_value(kind: AttributeKind, value: &AttributeValue) -> Value {
         (_, AttributeValue::Mechanisms(_) | AttributeValue::Template(_)) => Value::Null,
     }
 }
+
+const CLASS_WORDS: &str = "secret-key, public-key or private-key";
+const KEY_TYPE_WORDS: &str = "aes, rsa, ec, ec-edwards or generic-secret";
 
 const CLASSES: &[(&str, ObjectClass)] = &[
     ("secret-key", ObjectClass::SecretKey),

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hsm_protocol::Role;
 
+use crate::attributes;
+
 const EXAMPLES: &str = "\
 Examples:
   See whether everything between this machine and the cluster is in order:
@@ -22,12 +24,54 @@ Examples:
     kagimori key generate-asymmetric-pair ec --curve prime256v1 --public-label web --private-label web
     kagimori key list --filter attr.label=web -v
 
-Who is logged in: --as, --as-role and --as-password-file, else KAGIMORI_ROLE and KAGIMORI_PIN (user:password), else
-CLOUDHSM_ROLE and CLOUDHSM_PIN. A password that is missing is asked for on the terminal.
+Who is logged in: --as, --as-role and --as-password-file, else KAGIMORI_ROLE and KAGIMORI_PIN, else CLOUDHSM_ROLE and
+CLOUDHSM_PIN. A PIN is user:password, or the password alone of `default-user` in client.toml (role crypto-user) or of
+`admin` (role admin). A password that is missing is asked for on the terminal.
 
 KAGIMORI_LOG=debug shows what the connection does.
 
 Exit codes: 0 done; 1 refused or failed; 2 wrong arguments.";
+
+const LIST_EXAMPLES: &str = "\
+Examples:
+  kagimori key list --max-items 100
+  kagimori key list --filter attr.label=web attr.class=private-key -v
+  kagimori key list --filter attr.id=0x0a01
+  kagimori key list --filter key-reference=0x2f -v";
+
+const DELETE_EXAMPLES: &str = "\
+A pair is two keys of one label: name one by its class, or take both with --all.
+
+Examples:
+  kagimori key delete --filter key-reference=0x2f
+  kagimori key delete --filter attr.label=web attr.class=public-key
+  kagimori key delete --filter attr.label=web --all";
+
+const USER_RULES: &str = "\
+A name has 1 to 31 letters, digits or one of _ - . @, and begins with a letter.
+A password has 8 to 128 characters. More than five wrong ones in a row lock the user.";
+
+const CREATE_EXAMPLE: &str = "\
+Example:
+  kagimori user create --username app --role crypto-user --password-file app-password";
+
+const CHANGE_EXAMPLE: &str = "\
+Example, by an admin for a user who is locked:
+  kagimori user change-password --username app --role crypto-user --password-file new-password";
+
+const AES_EXAMPLE: &str = "\
+Example:
+  kagimori key generate-symmetric aes --label backup --key-length-bytes 32 --attributes id=0x0a01 wrap=true";
+
+const RSA_EXAMPLE: &str = "\
+Example:
+  kagimori key generate-asymmetric-pair rsa --modulus-size-bits 3072 --public-label ca --private-label ca \\
+      --public-attributes id=0x01 --private-attributes id=0x01";
+
+const EC_EXAMPLE: &str = "\
+Example:
+  kagimori key generate-asymmetric-pair ec --curve P-256 --public-label web --private-label web \\
+      --public-attributes id=0x02 --private-attributes id=0x02 derive=true";
 
 /// Keys, users and health of a Kagimori cluster.
 #[derive(Parser)]
@@ -42,6 +86,7 @@ pub(crate) struct Arguments {
 
 /// What every command takes.
 #[derive(Args)]
+#[command(next_help_heading = "Options of every command")]
 pub(crate) struct Common {
     /// client.toml to use [default: KAGIMORI_CONFIG, the user's configuration folder, /etc/kagimori].
     #[arg(long, global = true, value_name = "FILE")]
@@ -55,15 +100,15 @@ pub(crate) struct Common {
     #[arg(long, global = true, value_enum, env = "KAGIMORI_OUTPUT", default_value_t = Output::Text)]
     pub(crate) output: Output,
 
-    /// User who does this.
+    /// User who does this [default: of KAGIMORI_PIN or CLOUDHSM_PIN].
     #[arg(long = "as", global = true, value_name = "USER")]
     pub(crate) acting_user: Option<String>,
 
-    /// His role.
+    /// His role; with --as.
     #[arg(long = "as-role", global = true, value_enum, value_name = "ROLE")]
     pub(crate) acting_role: Option<RoleName>,
 
-    /// File whose first line is his password.
+    /// File whose first line is his password; with --as. Without it the password is asked for.
     #[arg(long = "as-password-file", global = true, value_name = "FILE")]
     pub(crate) acting_password_file: Option<PathBuf>,
 }
@@ -109,7 +154,8 @@ pub(crate) enum Area {
     /// Keys.
     #[command(subcommand)]
     Key(KeyCommand),
-    /// Go through everything from the configuration to a login and say what is wrong and what to do.
+    /// Go through everything from the configuration to a login and say what is wrong and what to do. The login is tried
+    /// when somebody is named (KAGIMORI_ROLE and KAGIMORI_PIN, or --as).
     Doctor,
 }
 
@@ -208,6 +254,7 @@ pub(crate) struct Who {
 #[derive(Subcommand)]
 pub(crate) enum UserCommand {
     /// Make a user. By an admin.
+    #[command(after_help = format!("{USER_RULES}\n\n{CREATE_EXAMPLE}"))]
     Create {
         #[command(flatten)]
         who: Who,
@@ -219,22 +266,26 @@ pub(crate) enum UserCommand {
     /// All users.
     List,
     /// Change a password: an admin anybody's, which also unlocks a locked user; others their own.
+    #[command(after_help = format!("{USER_RULES}\n\n{CHANGE_EXAMPLE}"))]
     ChangePassword {
         #[command(flatten)]
         who: Who,
         #[command(flatten)]
         password: NewPassword,
     },
-    /// Let a disabled user log in again. By an admin.
+    /// Take `disable` back. Does not unlock: that is what `change-password` does. By an admin.
     Enable(Who),
     /// End a user's logins and refuse new ones. By an admin.
     Disable(Who),
+    /// End all logins of a user, on every HSM; he may log in again. By an admin or the user himself.
+    Logout(Who),
 }
 
 /// `key …`.
 #[derive(Subcommand)]
 pub(crate) enum KeyCommand {
     /// Keys that this user may see.
+    #[command(after_help = format!("{}\n\n{LIST_EXAMPLES}", attributes::filter_words()))]
     List {
         /// What to show: `key-reference=0x…`, or `attr.NAME=VALUE`, several of which must all fit.
         #[arg(long, num_args = 1.., value_name = "FILTER")]
@@ -249,6 +300,16 @@ pub(crate) enum KeyCommand {
         #[arg(long, short)]
         verbose: bool,
     },
+    /// Destroy a key for ever. By its owner.
+    #[command(after_help = format!("{DELETE_EXAMPLES}\n\n{}", attributes::filter_words()))]
+    Delete {
+        /// The key: `key-reference=0x…`, or `attr.NAME=VALUE`, several of which must all fit.
+        #[arg(long, required = true, num_args = 1.., value_name = "FILTER")]
+        filter: Vec<String>,
+        /// Destroy every key that fits. Without it exactly one must fit.
+        #[arg(long)]
+        all: bool,
+    },
     /// Make a secret key.
     #[command(subcommand)]
     GenerateSymmetric(SymmetricCommand),
@@ -261,6 +322,7 @@ pub(crate) enum KeyCommand {
 #[derive(Subcommand)]
 pub(crate) enum SymmetricCommand {
     /// An AES key that encrypts and decrypts and cannot leave the HSM, unless --attributes says otherwise.
+    #[command(after_help = format!("{}\n\n{AES_EXAMPLE}", attributes::given_words()))]
     Aes {
         /// Label; need not be unique.
         #[arg(long)]
@@ -295,10 +357,11 @@ pub(crate) struct PairAttributes {
 #[derive(Subcommand)]
 pub(crate) enum PairCommand {
     /// An RSA pair that signs, verifies, encrypts and decrypts, unless the attributes say otherwise.
+    #[command(after_help = format!("{}\n\n{RSA_EXAMPLE}", attributes::given_words()))]
     Rsa {
         #[command(flatten)]
         pair: PairAttributes,
-        /// Size of the modulus in bits: 2048 to 8192.
+        /// Size of the modulus in bits: 2048 to 8192, a multiple of 128.
         #[arg(long, value_name = "BITS")]
         modulus_size_bits: u64,
         /// Public exponent, odd.
@@ -306,11 +369,12 @@ pub(crate) enum PairCommand {
         public_exponent: u64,
     },
     /// A pair on an elliptic curve that signs and verifies, unless the attributes say otherwise.
+    #[command(after_help = format!("{}\n\n{EC_EXAMPLE}", attributes::given_words()))]
     Ec {
         #[command(flatten)]
         pair: PairAttributes,
-        /// The curve.
-        #[arg(long, value_enum)]
+        /// The curve; also by the names P-256, P-384, P-521.
+        #[arg(long, value_enum, ignore_case = true)]
         curve: CurveName,
     },
 }
@@ -319,11 +383,13 @@ pub(crate) enum PairCommand {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum CurveName {
     /// NIST P-256.
-    #[value(alias = "secp256r1")]
+    #[value(aliases = ["secp256r1", "p-256", "p256", "nistp256"])]
     Prime256v1,
     /// NIST P-384.
+    #[value(aliases = ["p-384", "p384", "nistp384"])]
     Secp384r1,
     /// NIST P-521.
+    #[value(aliases = ["p-521", "p521", "nistp521"])]
     Secp521r1,
     /// The curve of Bitcoin.
     Secp256k1,
@@ -339,6 +405,38 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    /// The help of a subcommand, as `--help` prints it.
+    fn help_of(path: &[&str]) -> String {
+        let words = std::iter::once("kagimori").chain(path.iter().copied()).chain(["--help"]);
+        let error = Arguments::command().try_get_matches_from(words).unwrap_err();
+        error.to_string()
+    }
+
+    #[test]
+    fn a_commands_own_options_stand_before_those_of_every_command() {
+        let help = help_of(&["user", "create"]);
+        let at = |words: &str| help.find(words).unwrap_or_else(|| panic!("no {words:?} in:\n{help}"));
+        assert!(
+            at("--username") < at("Options of every command:") && at("Options of every command:") < at("--as-role")
+        );
+        assert!(at("8 to 128 characters") > 0 && at("Example:") > 0);
+    }
+
+    #[test]
+    fn help_names_the_attributes_and_the_form_of_an_id() {
+        for path in [&["key", "list"][..], &["key", "delete"], &["key", "generate-symmetric", "aes"]] {
+            let help = help_of(path);
+            assert!(help.contains("extractable") && help.contains("id=0x0a01"), "{help}");
+        }
+    }
+
+    #[test]
+    fn a_curve_has_the_names_of_nist_too() {
+        for (name, curve) in [("P-256", CurveName::Prime256v1), ("p-384", CurveName::Secp384r1)] {
+            assert_eq!(CurveName::from_str(name, true).ok(), Some(curve));
+        }
     }
 
     #[test]

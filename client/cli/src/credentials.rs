@@ -14,6 +14,9 @@ use crate::failure::Failure;
 /// Pairs of variables for role and `user:password`, in the order in which they count: ours, then cloudhsm-cli's.
 const VARIABLES: &[(&str, &str)] = &[("KAGIMORI_ROLE", "KAGIMORI_PIN"), ("CLOUDHSM_ROLE", "CLOUDHSM_PIN")];
 
+/// The admin to whom a PIN without a name belongs: activation fixes the first admin's.
+const DEFAULT_ADMIN: &str = "admin";
+
 /// A password.
 pub(crate) type Password = Zeroizing<String>;
 
@@ -23,8 +26,8 @@ pub(crate) struct Session<'a> {
     common: &'a Common,
 }
 
-/// A user with what he needs to log in.
-struct Credentials {
+/// A user with what he needs to log in. No `Debug`: it holds the password.
+pub(crate) struct Credentials {
     name: String,
     role: Role,
     password: Password,
@@ -41,15 +44,19 @@ impl<'a> Session<'a> {
         self.cluster
     }
 
-    /// Logs in, does the work and logs out.
-    pub(crate) fn logged_in<T>(&self, work: impl FnOnce(&Login) -> Result<T, Failure>) -> Result<T, Failure> {
-        let Some(found) = find(self.common)? else {
-            return Err(Failure::misuse(
+    /// Who does this; asks for the password when it is not given. For commands that ask for another one after it.
+    pub(crate) fn credentials(&self) -> Result<Credentials, Failure> {
+        self.find()?.ok_or_else(|| {
+            Failure::misuse(
                 "this command needs a login and nobody is named",
                 "set KAGIMORI_ROLE and KAGIMORI_PIN (user:password), or use --as, --as-role and --as-password-file",
-            ));
-        };
-        self.work_as(&found, work)
+            )
+        })
+    }
+
+    /// Logs in, does the work and logs out.
+    pub(crate) fn logged_in<T>(&self, work: impl FnOnce(&Login) -> Result<T, Failure>) -> Result<T, Failure> {
+        self.work_as(&self.credentials()?, work)
     }
 
     /// The same for commands that need no login: logs in only when somebody is named.
@@ -57,13 +64,18 @@ impl<'a> Session<'a> {
         &self,
         work: impl FnOnce(Option<&Login>) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        match find(self.common)? {
+        match self.find()? {
             Some(found) => self.work_as(&found, |login| work(Some(login))),
             None => work(None),
         }
     }
 
-    fn work_as<T>(&self, who: &Credentials, work: impl FnOnce(&Login) -> Result<T, Failure>) -> Result<T, Failure> {
+    /// Logs in as somebody, does the work and logs out.
+    pub(crate) fn work_as<T>(
+        &self,
+        who: &Credentials,
+        work: impl FnOnce(&Login) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
         let login = self.cluster.log_in(&who.name, who.role, who.password.as_bytes())?;
         let outcome = work(&login);
         // What was done is done; a session that cannot be ended now ends by itself at its expiry.
@@ -72,33 +84,63 @@ impl<'a> Session<'a> {
         }
         outcome
     }
+
+    fn find(&self) -> Result<Option<Credentials>, Failure> {
+        let Some(name) = &self.common.acting_user else {
+            let default_user = self.cluster.configuration().default_user.as_deref();
+            return from_environment(&|name| std::env::var(name).ok(), default_user);
+        };
+        let Some(role) = self.common.acting_role else {
+            return Err(Failure::misuse("--as needs a role", "add --as-role admin or --as-role crypto-user"));
+        };
+        let role = Role::from(role);
+        let password = match &self.common.acting_password_file {
+            Some(file) => read_file(file)?,
+            None => ask(&format!("Current password of {name} ({}): ", role.name()))?,
+        };
+        Ok(Some(Credentials { name: name.clone(), role, password }))
+    }
 }
 
-fn find(common: &Common) -> Result<Option<Credentials>, Failure> {
-    let environment =
-        VARIABLES.iter().find_map(|(role, pin)| Some((role, std::env::var(role).ok()?, pin, std::env::var(pin).ok()?)));
-    let Some(name) = &common.acting_user else {
-        let Some((variable, role, pin_variable, pin)) = environment else { return Ok(None) };
-        return Ok(Some(from_environment(variable, &role, pin_variable, Zeroizing::new(pin))?));
-    };
-    let Some(role) = common.acting_role else {
-        return Err(Failure::misuse("--as needs a role", "add --as-role admin or --as-role crypto-user"));
-    };
-    let password = match &common.acting_password_file {
-        Some(file) => read_file(file)?,
-        None => ask(&format!("Password of {name}: "))?,
-    };
-    Ok(Some(Credentials { name: name.clone(), role: role.into(), password }))
+/// Who the environment names: the first pair of variables that is complete. `None` when no PIN is set.
+fn from_environment(
+    variable: &dyn Fn(&str) -> Option<String>,
+    default_user: Option<&str>,
+) -> Result<Option<Credentials>, Failure> {
+    let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+    for &(role_variable, pin_variable) in VARIABLES {
+        if let (Some(role), Some(pin)) = (set(role_variable), set(pin_variable)) {
+            return from_pin(role_variable, &role, pin_variable, &Zeroizing::new(pin), default_user).map(Some);
+        }
+    }
+    match VARIABLES.iter().find(|(_, pin)| set(pin).is_some()) {
+        Some((role, pin)) => {
+            Err(Failure::misuse(format!("{pin} is set and {role} is not"), "set it to admin or crypto-user"))
+        }
+        None => Ok(None),
+    }
 }
 
-fn from_environment(variable: &str, role: &str, pin_variable: &str, pin: Password) -> Result<Credentials, Failure> {
+fn from_pin(
+    role_variable: &str,
+    role: &str,
+    pin_variable: &str,
+    pin: &Password,
+    default_user: Option<&str>,
+) -> Result<Credentials, Failure> {
     let role = match role.to_ascii_lowercase().as_str() {
         "admin" => Role::Admin,
         "crypto-user" => Role::CryptoUser,
-        _ => return Err(Failure::misuse(format!("{variable} holds no role"), "set it to admin or crypto-user")),
+        _ => return Err(Failure::misuse(format!("{role_variable} holds no role"), "set it to admin or crypto-user")),
     };
-    let Some((name, password)) = pin.split_once(':') else {
-        return Err(Failure::misuse(format!("{pin_variable} has no colon"), "set it to user:password"));
+    let unnamed = if role == Role::Admin { Some(DEFAULT_ADMIN) } else { default_user };
+    let (name, password) = match (pin.split_once(':'), unnamed) {
+        (Some(named), _) => named,
+        (None, Some(user)) => (user, pin.as_str()),
+        (None, None) => {
+            let cause = format!("{pin_variable} names no user and client.toml has no `default-user`");
+            return Err(Failure::misuse(cause, "set it to user:password"));
+        }
     };
     Ok(Credentials { name: name.to_owned(), role, password: Zeroizing::new(password.to_owned()) })
 }
@@ -162,19 +204,46 @@ pub(crate) fn ask(prompt: &str) -> Result<Password, Failure> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_pin_is_user_and_password_and_the_password_may_hold_colons() {
-        let found = from_environment("R", "Crypto-User", "P", Zeroizing::new("app:a:b".to_owned()))
-            .unwrap_or_else(|_| unreachable!());
-        assert_eq!((found.name.as_str(), found.role, found.password.as_str()), ("app", Role::CryptoUser, "a:b"));
+    fn found(variables: &[(&str, &str)], default_user: Option<&str>) -> Result<Option<Credentials>, Failure> {
+        let value =
+            |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        from_environment(&value, default_user)
+    }
+
+    #[track_caller]
+    fn assert_found(variables: &[(&str, &str)], default_user: Option<&str>, wanted: (&str, Role, &str)) {
+        let found = found(variables, default_user).unwrap().unwrap();
+        assert_eq!((found.name.as_str(), found.role, found.password.as_str()), wanted);
     }
 
     #[test]
-    fn a_role_or_pin_that_cannot_be_is_refused_without_repeating_it() {
-        let refuse =
-            |role: &str, pin: &str| from_environment("R", role, "P", Zeroizing::new(pin.to_owned())).err().unwrap();
-        assert!(!refuse("admin", "secretpassword").cause().contains("secret"));
-        assert!(refuse("root", "a:b").cause().contains('R'));
+    fn a_pin_is_user_and_password_and_the_password_may_hold_colons() {
+        let variables = [("KAGIMORI_ROLE", "Crypto-User"), ("KAGIMORI_PIN", "app:a:b")];
+        assert_found(&variables, None, ("app", Role::CryptoUser, "a:b"));
+    }
+
+    #[test]
+    fn a_pin_without_a_user_is_the_configured_users_or_admins_as_through_pkcs11() {
+        let of = |role| [("KAGIMORI_ROLE", role), ("KAGIMORI_PIN", "secretpassword")];
+        assert_found(&of("crypto-user"), Some("app"), ("app", Role::CryptoUser, "secretpassword"));
+        assert_found(&of("admin"), Some("app"), ("admin", Role::Admin, "secretpassword"));
+        let refused = found(&of("crypto-user"), None).err().unwrap();
+        assert!(refused.cause().contains("KAGIMORI_PIN") && !refused.cause().contains("secret"), "{refused:?}");
+    }
+
+    #[test]
+    fn a_pin_without_a_role_is_said_to_lack_it() {
+        let refused = found(&[("KAGIMORI_PIN", "app:secret")], None).err().unwrap();
+        assert_eq!(refused.cause(), "KAGIMORI_PIN is set and KAGIMORI_ROLE is not");
+        let aws = [("KAGIMORI_PIN", "app:x"), ("CLOUDHSM_ROLE", "admin"), ("CLOUDHSM_PIN", "boss:y")];
+        assert_found(&aws, None, ("boss", Role::Admin, "y"));
+        assert!(found(&[("KAGIMORI_ROLE", "admin")], None).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_role_that_cannot_be_is_refused_by_the_name_of_its_variable() {
+        let refused = found(&[("CLOUDHSM_ROLE", "root"), ("CLOUDHSM_PIN", "a:b")], None).err().unwrap();
+        assert!(refused.cause().contains("CLOUDHSM_ROLE"));
     }
 
     #[test]

@@ -18,17 +18,30 @@ use crate::failure::Failure;
 const PATIENCE: Duration = Duration::from_secs(3);
 
 struct Line {
-    what: String,
-    found: Result<String, Failure>,
+    what: &'static str,
+    found: Found,
+}
+
+enum Found {
+    Good(String),
+    /// Not looked at, and why.
+    Skipped(&'static str),
+    Wrong(Failure),
 }
 
 /// Examines and prints; fails when something is wrong.
 pub(crate) fn run(common: &Common) -> ExitCode {
     let mut lines = Vec::new();
-    let finding = examine(common, &mut lines);
-    let healthy = finding.is_some() && lines.iter().all(|line| line.found.is_ok());
+    let passed = examine(common, &mut lines);
+    let healthy = match passed {
+        Ok(()) => true,
+        Err(line) => {
+            lines.push(line);
+            false
+        }
+    };
     match common.output {
-        Output::Text => lines.iter().for_each(print),
+        Output::Text => lines.iter().for_each(|line| println!("{}", in_words(line))),
         Output::Json => {
             let checks: Vec<_> = lines.iter().map(as_json).collect();
             println!("{}", json!({ "error_code": u8::from(!healthy), "data": { "checks": checks } }));
@@ -37,69 +50,54 @@ pub(crate) fn run(common: &Common) -> ExitCode {
     if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn print(line: &Line) {
+fn in_words(line: &Line) -> String {
     match &line.found {
-        Ok(detail) => println!("ok      {}: {detail}", line.what),
-        Err(failure) => {
-            println!("failed  {}: {}", line.what, failure.cause());
-            println!("        at fault: {}", failure.party());
-            println!("        next: {}", failure.next());
-        }
+        Found::Good(detail) => format!("ok      {}: {detail}", line.what),
+        Found::Skipped(why) => format!("skipped {}: {why}", line.what),
+        Found::Wrong(failure) => format!(
+            "failed  {}: {}\n        at fault: {}\n        next: {}",
+            line.what,
+            failure.cause(),
+            failure.party(),
+            failure.next()
+        ),
     }
 }
 
 fn as_json(line: &Line) -> serde_json::Value {
     match &line.found {
-        Ok(detail) => json!({ "check": line.what, "ok": true, "detail": detail }),
-        Err(failure) => json!({
+        Found::Good(detail) => json!({ "check": line.what, "ok": true, "detail": detail }),
+        Found::Skipped(why) => json!({ "check": line.what, "ok": null, "skipped": true, "detail": why }),
+        Found::Wrong(failure) => json!({
             "check": line.what, "ok": false, "cause": failure.cause(), "party": failure.party(), "next": failure.next(),
         }),
     }
 }
 
-/// `None` when something stopped the examination.
-fn examine(common: &Common, lines: &mut Vec<Line>) -> Option<()> {
-    let mut check = |what: &str, found: Result<String, Failure>| {
-        let passed = found.is_ok().then_some(());
-        lines.push(Line { what: what.to_owned(), found });
-        passed
-    };
-    let configuration = match crate::load(common.config.as_deref()) {
-        Ok(configuration) => {
-            check("configuration", Ok(configuration.file.display().to_string()));
-            configuration
-        }
-        Err(failure) => {
-            check("configuration", Err(failure));
-            return None;
-        }
-    };
-    let chosen = match crate::choose(&configuration, common.cluster.as_deref()) {
-        Ok(chosen) => chosen,
-        Err(failure) => {
-            check("cluster", Err(failure));
-            return None;
-        }
-    };
+/// Notes what is right in `lines`; answers the first thing that is wrong.
+fn examine(common: &Common, lines: &mut Vec<Line>) -> Result<(), Line> {
+    let wrong = |what: &'static str| move |failure: Failure| Line { what, found: Found::Wrong(failure) };
+    let mut good = |what: &'static str, detail: String| lines.push(Line { what, found: Found::Good(detail) });
+    let configuration = crate::load(common.config.as_deref()).map_err(wrong("configuration"))?;
+    good("configuration", configuration.file.display().to_string());
+    let chosen = crate::choose(&configuration, common.cluster.as_deref()).map_err(wrong("cluster"))?;
     let cluster = Cluster::new(chosen.clone());
-    check("certificate files", cluster.check_files().map(|()| "readable".to_owned()).map_err(Failure::from))?;
-    check("network", reach(chosen))?;
-    let hello = cluster.hello_within(PATIENCE);
-    check(
-        "TLS and certificates",
-        hello.as_ref().map(|_| "the HSM proved itself".to_owned()).map_err(|error| error.clone().into()),
-    )?;
-    let hello = hello.ok()?;
-    let lifecycle = Lifecycle::from_number(hello.lifecycle);
-    check("cluster", serves(lifecycle).map(|()| format!("{:?}, in service, {}", hello.label, mode(hello.fips))))?;
+    cluster.check_files().map_err(Failure::from).map_err(wrong("certificate files"))?;
+    good("certificate files", "readable".to_owned());
+    good("network", reach(chosen).map_err(wrong("network"))?);
+    let hello = cluster.hello_within(PATIENCE).map_err(Failure::from).map_err(wrong("TLS and certificates"))?;
+    good("TLS and certificates", "the HSM proved itself".to_owned());
+    serves(Lifecycle::from_number(hello.lifecycle)).map_err(wrong("cluster"))?;
+    good("cluster", format!("{:?}, in service, {}", hello.label, mode(hello.fips)));
     let session = Session::new(&cluster, common);
-    let login = session.perhaps_logged_in(|login| Ok(login.is_some()));
-    check("login", login.map(|tried| if tried { "user name and password are right".to_owned() } else { skipped() }))
+    let tried = session.perhaps_logged_in(|login| Ok(login.is_some())).map_err(wrong("login"))?;
+    let found = if tried { Found::Good("user name and password are right".to_owned()) } else { Found::Skipped(NOBODY) };
+    lines.push(Line { what: "login", found });
+    Ok(())
 }
 
-fn skipped() -> String {
-    "not tried: set KAGIMORI_ROLE and KAGIMORI_PIN, or use --as and --as-role".to_owned()
-}
+/// Why no login was tried.
+const NOBODY: &str = "nobody is named: set KAGIMORI_ROLE and KAGIMORI_PIN, or use --as and --as-role";
 
 fn mode(fips: bool) -> &'static str {
     if fips { "FIPS" } else { "NON_FIPS" }
@@ -113,7 +111,7 @@ fn serves(lifecycle: Option<Lifecycle>) -> Result<(), Failure> {
         Some(Lifecycle::Zeroized) => ("the cluster's keys were destroyed", "restore a backup, or make a new cluster"),
         None => ("the cluster is in a state that this version does not know", "update this program"),
     };
-    Err(Failure::misuse(cause, next))
+    Err(Failure::not_in_service(cause, next))
 }
 
 /// Whether anything listens at one of the addresses.
@@ -123,27 +121,67 @@ fn reach(configuration: &ClusterConfiguration) -> Result<String, Failure> {
     {
         return Ok(format!("{} answers", path.display()));
     }
-    let mut causes = Vec::new();
+    let mut failed = Vec::new();
     for address in &configuration.addresses {
         match connect(address) {
             Ok(()) => return Ok(format!("{address} answers")),
-            Err(error) => causes.push(format!("{address}: {error}")),
+            Err(missed) => failed.push((address.as_str(), missed)),
         }
     }
-    let cause = format!("no HSM answers ({})", causes.join("; "));
-    Err(Failure::misuse(
-        cause,
-        "see that kagimori-hsm runs, that `addresses` in client.toml is right, and that no firewall is between",
-    ))
+    Err(nobody_answers(&failed))
 }
 
-fn connect(address: &str) -> std::io::Result<()> {
-    let mut last = std::io::Error::other("the name has no address");
-    for found in address.to_socket_addrs()? {
+/// Why a connection was not had.
+enum Missed {
+    /// The host's name has no address.
+    Unknown(String),
+    /// Its address gave none.
+    Refused(String),
+}
+
+fn nobody_answers(failed: &[(&str, Missed)]) -> Failure {
+    let words = failed.iter().map(|(address, missed)| match missed {
+        Missed::Unknown(cause) | Missed::Refused(cause) => format!("{address}: {cause}"),
+    });
+    let cause = format!("no HSM answers ({})", words.collect::<Vec<_>>().join("; "));
+    let nameless = !failed.is_empty() && failed.iter().all(|(_, missed)| matches!(missed, Missed::Unknown(_)));
+    if nameless { Failure::unknown_host(cause) } else { Failure::unreachable(cause) }
+}
+
+fn connect(address: &str) -> Result<(), Missed> {
+    let found = address.to_socket_addrs().map_err(|error| Missed::Unknown(error.to_string()))?;
+    let mut last = Missed::Unknown("the name has no address".to_owned());
+    for found in found {
         match TcpStream::connect_timeout(&found, PATIENCE) {
             Ok(_) => return Ok(()),
-            Err(error) => last = error,
+            Err(error) => last = Missed::Refused(error.to_string()),
         }
     }
     Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_that_was_not_tried_is_not_said_to_be_ok() {
+        let line = Line { what: "login", found: Found::Skipped(NOBODY) };
+        assert!(in_words(&line).starts_with("skipped login"));
+        assert_eq!(as_json(&line)["ok"], serde_json::Value::Null);
+    }
+
+    #[test]
+    fn an_hsm_that_is_down_is_not_laid_to_the_command_line() {
+        let refused = nobody_answers(&[("127.0.0.1:1", Missed::Refused("Connection refused".to_owned()))]);
+        assert!(refused.party().contains("the HSM") && !refused.next().contains("doctor"), "{refused:?}");
+        let unknown = nobody_answers(&[("no.such.host:1", Missed::Unknown("Name not known".to_owned()))]);
+        assert!(unknown.party().contains("client.toml") && unknown.next().contains("name"), "{unknown:?}");
+    }
+
+    #[test]
+    fn a_cluster_that_is_not_activated_is_for_its_administrator() {
+        let failure = serves(Some(Lifecycle::Initialized)).unwrap_err();
+        assert!(failure.party().contains("administers") && failure.next().contains("cluster activate"));
+    }
 }

@@ -2,10 +2,20 @@
 
 use std::process::ExitCode;
 
-use hsm_client::{CallError, ConfigurationError};
-use hsm_protocol::{ErrorCode, Party};
+use hsm_client::{CallError, CertificateFault, ConfigurationError, PeerFault};
+use hsm_protocol::{AttributeKind, ErrorCode, Party};
 
+use crate::attributes;
 use crate::command_line::Output;
+
+/// What to do before a user can be deleted.
+pub(crate) const USER_IN_USE: &str = "his keys: he deletes them himself (`kagimori key delete`); his logins: `kagimori \
+                                      user logout` ends them, `kagimori user disable` ends them and refuses new ones; \
+                                      then delete him";
+
+/// What to do when nothing answers.
+const REACH: &str = "see that kagimori-hsm runs (`kagimori-hsm manage status` on its host), that `addresses` in \
+                     client.toml is where it listens, and that no firewall is between";
 
 /// A command that was not done. Holds no secret.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,6 +29,34 @@ impl Failure {
     /// The caller's arguments cannot be.
     pub(crate) fn misuse(cause: impl Into<String>, next: impl Into<String>) -> Self {
         Self { cause: cause.into(), party: "this command line", next: next.into() }
+    }
+
+    /// No HSM answers.
+    pub(crate) fn unreachable(cause: impl Into<String>) -> Self {
+        Self {
+            cause: cause.into(),
+            party: "the HSM, the network, or `addresses` in client.toml",
+            next: REACH.to_owned(),
+        }
+    }
+
+    /// A host name that has no address.
+    pub(crate) fn unknown_host(cause: impl Into<String>) -> Self {
+        Self {
+            cause: cause.into(),
+            party: "`addresses` in client.toml, or this machine's name service",
+            next: "correct the name in client.toml, or write the address in numbers".to_owned(),
+        }
+    }
+
+    /// The cluster is not in service.
+    pub(crate) fn not_in_service(cause: &str, next: &str) -> Self {
+        Self { cause: cause.to_owned(), party: "whoever administers the cluster", next: next.to_owned() }
+    }
+
+    /// The same with another word on what to do.
+    pub(crate) fn with_next(self, next: impl Into<String>) -> Self {
+        Self { next: next.into(), ..self }
     }
 
     /// A file of this machine.
@@ -72,7 +110,7 @@ impl From<ConfigurationError> for Failure {
         Self {
             cause: error.to_string(),
             party: "the configuration of this machine",
-            next: "repair client.toml (docs/operations/client-toml.md), then run `kagimori doctor`".to_owned(),
+            next: "repair client.toml, or the file that it names (docs/operations/client-toml.md)".to_owned(),
         }
     }
 }
@@ -80,26 +118,80 @@ impl From<ConfigurationError> for Failure {
 impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
         let (party, next) = match &error {
-            CallError::Refused { code, .. } => (party(*code), next_step(*code)),
-            CallError::Configuration(_) => ("the configuration of this machine", "repair client.toml"),
-            CallError::Unreachable { .. } => {
-                ("the network or the HSM", "run `kagimori doctor`; start the HSM if it is down")
+            CallError::Refused { code, subject } => (party(*code), next_step(*code, *subject)),
+            CallError::Configuration(_) => {
+                ("the configuration of this machine", "repair client.toml, or the file that it names".to_owned())
             }
+            CallError::Unreachable { .. } => return Self::unreachable(error.to_string()),
             CallError::OutcomeUnknown { .. } | CallError::TimedOut { .. } => {
-                ("the network or the HSM", "look (user list, key list) before you repeat the command")
+                ("the network or the HSM", "look (user list, key list) before you repeat the command".to_owned())
             }
-            CallError::Certificate { .. } => ("the certificates of the two sides", "run `kagimori doctor`"),
-            CallError::Peer { .. } => ("the other side", "see that the address is an HSM's, and update the older side"),
-            CallError::Forked | CallError::StreamLost { .. } => ("this program", "run the command again"),
+            CallError::Certificate { fault, .. } => {
+                let (party, next) = distrust(fault);
+                (party, next.to_owned())
+            }
+            CallError::Peer { fault, .. } => {
+                let (party, next) = strange_peer(fault);
+                (party, next.to_owned())
+            }
+            CallError::Forked | CallError::StreamLost { .. } => ("this program", "run the command again".to_owned()),
         };
-        Self { cause: error.to_string(), party, next: next.to_owned() }
+        Self { cause: error.to_string(), party, next }
+    }
+}
+
+/// Who and what next when the two sides do not trust each other.
+fn distrust(fault: &CertificateFault) -> (&'static str, &'static str) {
+    use CertificateFault as F;
+    match fault {
+        F::NotTrusted { .. } => (
+            "`trust-anchor` or `addresses` in client.toml; or a stranger is in the HSM's place",
+            "let `trust-anchor` be the certificate of the CA that signed this cluster (customerCA.crt of `kagimori-hsm \
+             manage certificates`), and see that the address is this cluster's",
+        ),
+        F::Expired { .. } | F::NotYetValid { .. } => (
+            "the cluster's certificate, or this machine's clock",
+            "set the clock right; if it is, let the operator of the HSM have a new certificate signed",
+        ),
+        F::Unusable { .. } | F::Unreadable => (
+            "the cluster's certificate",
+            "see that the address is an HSM's; if it is, let its operator have the certificate signed anew",
+        ),
+        F::ClientCertificateMissing => (
+            "the configuration of this machine",
+            "have the clients' CA sign a certificate for this machine, and name it and its key as `client-certificate` \
+             and `client-key` in client.toml",
+        ),
+        F::ClientCertificateRefused { .. } => (
+            "`client-certificate` in client.toml",
+            "name one that a registered CA signed (an admin lists them by `kagimori cluster mtls list-trust-anchors`) \
+             and that has not expired",
+        ),
+        F::Handshake { .. } => (
+            "the other side",
+            "see that the address is an HSM's (TLS 1.3); if it is, update the older side and read the HSM's log",
+        ),
+    }
+}
+
+/// Who and what next when what answers speaks something else.
+fn strange_peer(fault: &PeerFault) -> (&'static str, &'static str) {
+    match fault {
+        PeerFault::NotTls | PeerFault::Alpn => (
+            "`addresses` in client.toml: this is not the port of an HSM",
+            "set it to the HSM's port for clients (`kagimori-hsm manage status` shows it), not the one for health",
+        ),
+        PeerFault::Code(_) => ("this program", "update it: the HSM is newer"),
+        _ => ("the other side", "see that the address is an HSM's, and update the older side"),
     }
 }
 
 fn party(code: ErrorCode) -> &'static str {
     match code {
         ErrorCode::LoginRefused => return "the credentials, or an admin who locked or disabled the user",
-        ErrorCode::UserLocked | ErrorCode::UserDisabled => return "whoever locked or disabled the user",
+        ErrorCode::UserLocked => return "whoever sent the wrong passwords",
+        ErrorCode::UserDisabled => return "the admin who disabled the user",
+        ErrorCode::LoginDelayed => return "whoever sends wrong passwords for this user, or many logins at once",
         _ => {}
     }
     match code.party() {
@@ -111,7 +203,18 @@ fn party(code: ErrorCode) -> &'static str {
     }
 }
 
-fn next_step(code: ErrorCode) -> &'static str {
+fn next_step(code: ErrorCode, subject: u64) -> String {
+    if code == ErrorCode::LoginDelayed && subject != 0 {
+        return format!("wait {subject} ms and run the command again; who guesses stands in the HSM's audit log");
+    }
+    let about = AttributeKind::from_number(subject).filter(|_| code == ErrorCode::AttributeValue);
+    match about.and_then(attributes::range) {
+        Some(range) => format!("give {range}"),
+        None => usual_step(code).to_owned(),
+    }
+}
+
+fn usual_step(code: ErrorCode) -> &'static str {
     match code {
         ErrorCode::LoginRefused => {
             "check name, role and password; the user may also be locked or disabled (an admin sees it in `kagimori user list`)"
@@ -128,12 +231,12 @@ fn next_step(code: ErrorCode) -> &'static str {
         }
         ErrorCode::FipsRefused => "use what FIPS approves (see `docs/compat/fips.md`), or a NON_FIPS cluster",
         ErrorCode::TrustAnchorMissing => "register one first: `kagimori cluster mtls register-trust-anchor`",
-        ErrorCode::UserInUse => "delete the user's keys and end his logins first",
+        ErrorCode::UserInUse => USER_IN_USE,
         _ => match code.party() {
             Party::Refusal => "do what the message says, or ask an admin of the cluster",
             Party::Misuse => "correct the arguments and run the command again",
             Party::PeerFault => "update the older side",
-            Party::Unavailable => "run the command again, and `kagimori doctor` if it goes on",
+            Party::Unavailable => "run the command again; if it goes on, the HSM's log says why",
             Party::Broken => "look at the HSM's log",
         },
     }
@@ -148,6 +251,72 @@ mod tests {
         for &code in ErrorCode::ALL {
             let failure = Failure::from(CallError::Refused { code, subject: 0 });
             assert!(!failure.cause.is_empty() && !failure.party.is_empty() && !failure.next.is_empty(), "{code:?}");
+        }
+    }
+
+    fn certificate(fault: CertificateFault) -> Failure {
+        CallError::Certificate { address: "a:1".to_owned(), fault }.into()
+    }
+
+    fn peer(fault: PeerFault) -> Failure {
+        CallError::Peer { address: "a:1".to_owned(), fault }.into()
+    }
+
+    #[test]
+    fn no_failure_sends_the_reader_to_doctor_who_may_have_sent_him() {
+        let reason = "alert".to_owned();
+        let failures = [
+            certificate(CertificateFault::NotTrusted {
+                subject: "s".to_owned(),
+                issuer: "i".to_owned(),
+                anchor: "ca.crt".into(),
+            }),
+            certificate(CertificateFault::ClientCertificateMissing),
+            certificate(CertificateFault::ClientCertificateRefused { reason: reason.clone() }),
+            certificate(CertificateFault::Handshake { reason }),
+            peer(PeerFault::NotTls),
+            CallError::Unreachable { cluster: "c".to_owned(), attempts: Vec::new() }.into(),
+        ];
+        let refusals = ErrorCode::ALL.iter().map(|&code| Failure::from(CallError::Refused { code, subject: 0 }));
+        for failure in failures.into_iter().chain(refusals) {
+            assert!(!failure.next.contains("doctor"), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn a_missing_and_a_wrong_client_certificate_are_laid_to_client_toml_by_the_key_in_it() {
+        assert!(certificate(CertificateFault::ClientCertificateMissing).next.contains("`client-certificate`"));
+        let refused = certificate(CertificateFault::ClientCertificateRefused { reason: String::new() });
+        assert!(refused.party.contains("`client-certificate`") && refused.next.contains("registered CA"));
+    }
+
+    #[test]
+    fn a_port_that_is_no_hsms_is_laid_to_its_address() {
+        for fault in [PeerFault::NotTls, PeerFault::Alpn] {
+            assert!(peer(fault).party.contains("not the port of an HSM"));
+        }
+    }
+
+    #[test]
+    fn a_delayed_login_is_laid_to_whoever_guesses_and_tells_the_time() {
+        let failure = Failure::from(CallError::Refused { code: ErrorCode::LoginDelayed, subject: 4000 });
+        assert!(failure.party.contains("wrong passwords") && failure.next.contains("4000 ms"), "{failure:?}");
+    }
+
+    #[test]
+    fn a_modulus_that_cannot_be_is_told_the_range() {
+        let subject = AttributeKind::ModulusBits as u64;
+        let failure = Failure::from(CallError::Refused { code: ErrorCode::AttributeValue, subject });
+        assert!(failure.cause.contains("CKA_MODULUS_BITS") && failure.next.contains("2048 to 8192"), "{failure:?}");
+    }
+
+    #[test]
+    fn a_user_in_use_is_told_commands_that_exist() {
+        for command in ["key delete", "user logout", "user disable"] {
+            assert!(USER_IN_USE.contains(command));
+            let words = ["kagimori"].into_iter().chain(command.split(' ')).chain(["--help"]);
+            let help = <crate::command_line::Arguments as clap::CommandFactory>::command().try_get_matches_from(words);
+            assert_eq!(help.unwrap_err().kind(), clap::error::ErrorKind::DisplayHelp, "{command}");
         }
     }
 }

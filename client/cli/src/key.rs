@@ -1,4 +1,4 @@
-//! `key …`: what keys there are. Making them is in [`crate::generate`].
+//! `key list` and `key delete`. Making keys is in [`crate::generate`].
 
 use hsm_client::{Cluster, Login, With};
 use hsm_protocol::limits::FIND_PAGE;
@@ -22,6 +22,10 @@ pub(crate) fn run(session: &Session<'_>, command: &KeyCommand) -> Result<Answer,
             let after = starting_token.as_deref().map_or(Ok(0), parse_reference)?;
             let listing = session.logged_in(|login| list(session.cluster(), login, &filter, after, *max_items))?;
             Ok(listing.answer(*verbose))
+        }
+        KeyCommand::Delete { filter, all } => {
+            let filter = Filter::parse(filter)?;
+            session.logged_in(|login| delete(session.cluster(), login, &filter, *all))
         }
         KeyCommand::GenerateSymmetric(command) => generate::symmetric(session, command),
         KeyCommand::GenerateAsymmetricPair(command) => generate::pair(session, command),
@@ -103,17 +107,14 @@ impl Listing {
         text.push_str(&format!("\n{} of {} keys", self.keys.len(), self.total));
         if let Some(next) = self.next {
             data["next_token"] = json!(format!("{next:#018x}"));
-            text.push_str(&format!("; the next ones: --starting-token {next:#x}"));
+            text.push_str(&format!("; all: --max-items {}; the next: --starting-token {next:#x}", self.total));
         }
         Answer::new(data, text)
     }
 }
 
 fn list(cluster: &Cluster, login: &Login, filter: &Filter, after: u64, limit: usize) -> Result<Listing, Failure> {
-    let references = match filter {
-        Filter::Reference(reference) => vec![*reference],
-        Filter::Attributes(template) => find_keys(cluster, login, template)?,
-    };
+    let references = matches(cluster, login, filter)?;
     let total = references.len();
     let mut rest = references.into_iter().filter(|&reference| reference > after);
     let mut keys = Vec::new();
@@ -122,6 +123,55 @@ fn list(cluster: &Cluster, login: &Login, filter: &Filter, after: u64, limit: us
     }
     let next = keys.last().map(|key| key.reference).filter(|_| rest.next().is_some());
     Ok(Listing { keys, total, next })
+}
+
+fn matches(cluster: &Cluster, login: &Login, filter: &Filter) -> Result<Vec<u64>, Failure> {
+    match filter {
+        Filter::Reference(reference) => Ok(vec![*reference]),
+        Filter::Attributes(template) => find_keys(cluster, login, template),
+    }
+}
+
+fn delete(cluster: &Cluster, login: &Login, filter: &Filter, all: bool) -> Result<Answer, Failure> {
+    let references = matches(cluster, login, filter)?;
+    require_meant(&references, all)?;
+    for (done, &reference) in references.iter().enumerate() {
+        let body = move |_: With| {
+            let object = wire::ObjectReference { token_object: reference, ..Default::default() };
+            request::Body::DestroyObject(wire::DestroyObject { object: Some(object) })
+        };
+        match cluster.change(Some(login), &body) {
+            Ok(reply::Body::Done(_)) => {}
+            Ok(_) => return Err(Failure::strange_answer()),
+            Err(error) => {
+                let failure = Failure::from(error);
+                let next = format!("{}; {done} of {} keys are deleted", failure.next(), references.len());
+                return Err(if done > 0 { failure.with_next(next) } else { failure });
+            }
+        }
+    }
+    let message = match references.len() {
+        1 => "Key deleted successfully".to_owned(),
+        number => format!("{number} keys deleted successfully"),
+    };
+    Ok(Answer::new(json!({ "message": message }), message))
+}
+
+/// Destruction cannot be taken back: what fits must be one key, or all must be meant.
+fn require_meant(references: &[u64], all: bool) -> Result<(), Failure> {
+    match references {
+        [] => Err(Failure::misuse("no key fits the filter", "see `kagimori key list` with the same filter")),
+        [_] => Ok(()),
+        _ if all => Ok(()),
+        several => {
+            let shown: Vec<String> = several.iter().take(4).map(|reference| format!("{reference:#x}")).collect();
+            let more = if several.len() > shown.len() { ", …" } else { "" };
+            Err(Failure::misuse(
+                format!("{} keys fit the filter: {}{more}", several.len(), shown.join(", ")),
+                "name one by key-reference=0x…, or delete all of them with --all",
+            ))
+        }
+    }
 }
 
 /// References of every key that fits, in their order. A token also holds certificates and data, so the classes are
@@ -152,5 +202,27 @@ fn find(cluster: &Cluster, login: &Login, template: &Template, found: &mut Vec<u
             Some(&last) if reply.more && last > after => after = last,
             _ => return Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_deleted_together_only_when_all_are_meant() {
+        assert!(require_meant(&[7], false).is_ok());
+        assert!(require_meant(&[7, 8], true).is_ok());
+        let refused = require_meant(&[0x2f, 0x30], false).unwrap_err();
+        assert!(refused.cause().contains("2 keys fit the filter: 0x2f, 0x30") && refused.next().contains("--all"));
+        assert!(require_meant(&[], true).is_err());
+    }
+
+    #[test]
+    fn a_list_that_is_cut_says_how_to_see_the_rest() {
+        let keys = vec![Key { reference: 9, attributes: Template::new() }];
+        let listing = Listing { keys, total: 40, next: Some(9) };
+        let text = listing.answer(false).text().to_owned();
+        assert!(text.contains("1 of 40 keys; all: --max-items 40; the next: --starting-token 0x9"), "{text}");
     }
 }

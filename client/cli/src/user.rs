@@ -1,13 +1,13 @@
 //! `login` and `user …`.
 
-use hsm_client::{Cluster, User};
-use hsm_protocol::Role;
+use hsm_client::{Cluster, Login, User};
+use hsm_protocol::{ErrorCode, Role};
 use serde_json::json;
 
 use crate::answer::{Answer, table};
 use crate::command_line::{LoginArguments, UserCommand, Who};
 use crate::credentials::Session;
-use crate::failure::Failure;
+use crate::failure::{Failure, USER_IN_USE};
 
 /// Checks credentials by a login that ends at once.
 pub(crate) fn log_in(cluster: &Cluster, who: &LoginArguments) -> Result<Answer, Failure> {
@@ -30,23 +30,29 @@ pub(crate) fn run(session: &Session<'_>, command: &UserCommand) -> Result<Answer
     let cluster = session.cluster();
     match command {
         UserCommand::Create { who, password } => {
+            let acting = session.credentials()?;
             let password = password.choose(&who.username)?;
             let role = who.role.into();
-            session.logged_in(|login| Ok(cluster.create_user(login, &who.username, role, password.as_bytes())?))?;
+            session.work_as(&acting, |login| {
+                Ok(cluster.create_user(login, &who.username, role, password.as_bytes())?)
+            })?;
             Ok(about(who, "is made"))
         }
-        UserCommand::Delete(who) => {
-            session.logged_in(|login| Ok(cluster.delete_user(login, &who.username, who.role.into())?))?;
-            Ok(about(who, "is deleted"))
-        }
+        UserCommand::Delete(who) => session.logged_in(|login| delete(cluster, login, who)),
         UserCommand::ChangePassword { who, password } => {
+            let acting = session.credentials()?;
             let password = password.choose(&who.username)?;
-            let user = Some((who.username.as_str(), who.role.into()));
-            session.logged_in(|login| Ok(cluster.change_password(login, user, password.as_bytes())?))?;
-            Ok(about(who, "has a new password; his other logins have ended"))
+            session.work_as(&acting, |login| change_password(cluster, login, who, password.as_bytes()))
         }
-        UserCommand::Enable(who) => set_enabled(session, who, true),
-        UserCommand::Disable(who) => set_enabled(session, who, false),
+        UserCommand::Enable(who) => session.logged_in(|login| enable(cluster, login, who)),
+        UserCommand::Disable(who) => {
+            session.logged_in(|login| Ok(cluster.set_user_enabled(login, &who.username, who.role.into(), false)?))?;
+            Ok(about(who, "is disabled; his logins have ended"))
+        }
+        UserCommand::Logout(who) => {
+            session.logged_in(|login| Ok(cluster.log_out_everywhere(login, &who.username, who.role.into())?))?;
+            Ok(about(who, "is logged out everywhere; he may log in again"))
+        }
         UserCommand::List => {
             let users = session.perhaps_logged_in(|login| Ok(cluster.list_users(login)?))?;
             Ok(list(&users))
@@ -54,10 +60,54 @@ pub(crate) fn run(session: &Session<'_>, command: &UserCommand) -> Result<Answer
     }
 }
 
-fn set_enabled(session: &Session<'_>, who: &Who, enabled: bool) -> Result<Answer, Failure> {
-    let role = who.role.into();
-    session.logged_in(|login| Ok(session.cluster().set_user_enabled(login, &who.username, role, enabled)?))?;
-    Ok(about(who, if enabled { "may log in again" } else { "is disabled; his logins have ended" }))
+fn delete(cluster: &Cluster, login: &Login, who: &Who) -> Result<Answer, Failure> {
+    match cluster.delete_user(login, &who.username, who.role.into()) {
+        Ok(()) => Ok(about(who, "is deleted")),
+        Err(error) if error.code() == Some(ErrorCode::UserInUse) => {
+            let held = look_up(cluster, login, who)?
+                .map_or(String::new(), |user| format!("he owns {} keys and has {} logins: ", user.keys, user.sessions));
+            Err(Failure::from(error).with_next(format!("{held}{USER_IN_USE}")))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn change_password(cluster: &Cluster, login: &Login, who: &Who, password: &[u8]) -> Result<Answer, Failure> {
+    let is_admin = login.role() == Role::Admin;
+    cluster.change_password(login, Some((who.username.as_str(), who.role.into())), password)?;
+    // Only an admin can do this for somebody who is disabled, and a crypto user need not see the list of users.
+    let user = if is_admin { look_up(cluster, login, who)? } else { None };
+    Ok(about(who, &after_new_password(user.as_ref())))
+}
+
+fn after_new_password(user: Option<&User>) -> String {
+    let done = "has a new password; his other logins have ended";
+    match user {
+        Some(user) if !user.enabled => {
+            format!("{done}. He is still disabled: `kagimori user enable` lets him log in")
+        }
+        _ => done.to_owned(),
+    }
+}
+
+fn enable(cluster: &Cluster, login: &Login, who: &Who) -> Result<Answer, Failure> {
+    cluster.set_user_enabled(login, &who.username, who.role.into(), true)?;
+    Ok(about(who, after_enabling(look_up(cluster, login, who)?.as_ref())))
+}
+
+fn after_enabling(user: Option<&User>) -> &'static str {
+    match user {
+        Some(user) if user.locked => {
+            "is enabled, and still locked by wrong passwords: `kagimori user change-password` unlocks him"
+        }
+        _ => "is enabled and may log in",
+    }
+}
+
+fn look_up(cluster: &Cluster, login: &Login, who: &Who) -> Result<Option<User>, Failure> {
+    let role = Role::from(who.role);
+    let users = cluster.list_users(Some(login))?;
+    Ok(users.into_iter().find(|user| user.role == Some(role) && user.name.eq_ignore_ascii_case(&who.username)))
 }
 
 fn about(who: &Who, what: &str) -> Answer {
@@ -79,17 +129,49 @@ fn list(users: &[User]) -> Answer {
         })
         .collect();
     let rows = users.iter().map(|user| {
-        let state = match (user.enabled, user.locked) {
-            (false, _) => "disabled",
-            (true, true) => "locked",
-            (true, false) => "may log in",
-        };
         let name = user.name.clone();
-        vec![name, role_name(user).to_owned(), state.to_owned(), user.keys.to_string(), user.sessions.to_string()]
+        vec![name, role_name(user).to_owned(), state(user).to_owned(), user.keys.to_string(), user.sessions.to_string()]
     });
     Answer::new(json!({ "users": items }), table(&["user", "role", "state", "keys", "logins"], rows))
 }
 
+fn state(user: &User) -> &'static str {
+    match (user.role, user.enabled, user.locked) {
+        (Some(Role::Appliance), ..) => "the cluster's own; nobody logs in as it",
+        (_, false, true) => "disabled, locked",
+        (_, false, false) => "disabled",
+        (_, true, true) => "locked",
+        (_, true, false) => "may log in",
+    }
+}
+
 fn role_name(user: &User) -> &'static str {
     user.role.map_or("unknown to this version", Role::name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(role: Role, enabled: bool, locked: bool) -> User {
+        User { name: "app".to_owned(), role: Some(role), locked, enabled, created_at: 0, keys: 0, sessions: 0 }
+    }
+
+    #[test]
+    fn an_enabled_user_who_is_locked_is_not_said_to_get_in() {
+        assert!(after_enabling(Some(&user(Role::CryptoUser, true, true))).contains("still locked"));
+        assert!(after_enabling(Some(&user(Role::CryptoUser, true, false))).contains("may log in"));
+    }
+
+    #[test]
+    fn a_new_password_of_a_disabled_user_is_not_said_to_let_him_in() {
+        assert!(after_new_password(Some(&user(Role::CryptoUser, false, false))).contains("still disabled"));
+        assert!(!after_new_password(Some(&user(Role::CryptoUser, true, false))).contains("disabled"));
+    }
+
+    #[test]
+    fn the_list_says_what_the_appliance_user_is() {
+        assert!(state(&user(Role::Appliance, true, false)).contains("nobody logs in"));
+        assert_eq!(state(&user(Role::CryptoUser, false, true)), "disabled, locked");
+    }
 }

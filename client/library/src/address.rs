@@ -1,6 +1,7 @@
 //! Where an HSM listens: `host:port`, or the path of a Unix socket.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// One place to connect to.
@@ -27,6 +28,14 @@ impl Address {
             return Err(wrong());
         }
         Ok(Self::Tcp { host: host.to_owned(), port })
+    }
+
+    /// Whether it names a place: what an HSM listens at (`0.0.0.0`, `::`) may name every place of its host, and none here.
+    pub(crate) fn leads_somewhere(&self) -> bool {
+        match self {
+            Self::Tcp { host, .. } => !host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified()),
+            Self::Unix(_) => true,
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! Calls of administrators by name, for the command line: users, activation, trust anchors.
+//! Calls of administrators by name, for the command line: users, activation, trust anchors, members and
+//! policy of the cluster.
 
 use hsm_protocol::wire::{reply, request};
 use hsm_protocol::{Role, wire};
@@ -131,6 +132,42 @@ impl Cluster {
         self.change_done(Some(login), &|| {
             request::Body::SetClientCertificates(wire::SetClientCertificates { required })
         })
+    }
+
+    /// Says by which standing rule HSMs may join. By an admin.
+    pub fn set_admission_rule(&self, login: &Login, rule: wire::AdmissionRule) -> Result<(), CallError> {
+        self.change_done(Some(login), &|| request::Body::SetAdmissionRule(wire::SetAdmissionRule { rule: Some(rule) }))
+    }
+
+    /// Lets one HSM join once, whatever the standing rule says. By an admin.
+    pub fn approve_member(&self, login: &Login, hsm: [u8; 16]) -> Result<(), CallError> {
+        self.change_done(Some(login), &|| request::Body::ApproveMember(wire::ApproveMember { hsm: hsm.to_vec() }))
+    }
+
+    /// Says for how many seconds an HSM goes on that hears from no majority. By an admin.
+    pub fn set_isolation_window(&self, login: &Login, seconds: u32) -> Result<(), CallError> {
+        self.change_done(Some(login), &|| request::Body::SetIsolationWindow(wire::SetIsolationWindow { seconds }))
+    }
+
+    /// Takes an HSM out of the cluster. By an admin.
+    pub fn remove_member(&self, login: &Login, hsm: [u8; 16]) -> Result<(), CallError> {
+        self.change_done(Some(login), &|| request::Body::RemoveMember(wire::RemoveMember { hsm: hsm.to_vec() }))
+    }
+
+    /// Who may join, and how long an HSM goes on alone. By any user.
+    pub fn cluster_policy(&self, login: &Login) -> Result<wire::ClusterPolicyReply, CallError> {
+        match self.call(Some(login), &|_| request::Body::GetClusterPolicy(wire::GetClusterPolicy {}))? {
+            reply::Body::ClusterPolicy(reply) => Ok(reply),
+            _ => Err(self.unfitting_answer()),
+        }
+    }
+
+    /// The members as the roster names them, and how the HSM that answers sees them. By any user.
+    pub fn list_members(&self, login: &Login) -> Result<wire::ListMembersReply, CallError> {
+        match self.call(Some(login), &|_| request::Body::ListMembers(wire::ListMembers {}))? {
+            reply::Body::ListMembers(reply) => Ok(reply),
+            _ => Err(self.unfitting_answer()),
+        }
     }
 
     fn change_done(&self, login: Option<&Login>, make: &dyn Fn() -> request::Body) -> Result<(), CallError> {

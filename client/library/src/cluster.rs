@@ -6,35 +6,30 @@
 //! |---|---|---|---|
 //! | no connection yet | waits for one | the same | the same |
 //! | connection lost after sending | sent again | sent again, same number | [`CallError::OutcomeUnknown`] |
-//! | busy, not ready | sent again after a pause | the same | the same |
+//! | the HSM was found dead | sent again | sent again, same number | waits |
+//! | busy, not ready, isolated | sent to another HSM, or again after a pause | the same | the same |
 //! | outcome unknown | sent again | sent again, same number | given to the caller |
 //! | no answer in time | [`CallError::TimedOut`] | the same | the same |
+//!
+//! "Again" is at another HSM where there is one.
 //!
 //! A wrong password that is sent again may count twice; a login is repeated all the same, because a killed HSM must cost
 //! its clients time only.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hsm_protocol::wire::{reply, request};
-use hsm_protocol::{ErrorCode, Role, UserName, convert, wire};
+use hsm_protocol::{ErrorCode, Role, UserName, wire};
 
-use crate::backoff;
 use crate::configuration::ClusterConfiguration;
-use crate::connection::{Connection, Lost, NoAnswer, Stumble};
 use crate::counters::{Counters, add};
 use crate::error::{CallError, PeerFault};
 use crate::login::{Login, Sequence, new_session_key};
 use crate::pool::Pool;
 use crate::stream::StreamCall;
 use crate::system::CancellationBlocked;
-
-/// Time for an answer to what makes RSA keys: 8192 bits take a minute on a busy machine.
-const KEY_PAIR_PATIENCE: Duration = Duration::from_secs(180);
-
-/// Time for an answer to what stretches a password: the HSM bounds how many it works on at once.
-const PASSWORD_PATIENCE: Duration = Duration::from_secs(30);
+use crate::trial::{Effect, Trial};
 
 /// Time for a farewell: an application that ends must not wait for an HSM that is gone.
 const FAREWELL_PATIENCE: Duration = Duration::from_secs(3);
@@ -53,7 +48,7 @@ pub struct Cluster {
     pool: Arc<Pool>,
 }
 
-/// Whether a call may be sent again once an HSM may have seen it.
+/// Whether a call may be sent again once an HSM may have seen it, and under which number.
 enum Repetition<'a> {
     /// Nothing is harmed by doing it twice.
     Free,
@@ -61,6 +56,16 @@ enum Repetition<'a> {
     Numbered(Sequence<'a>),
     /// It would be done twice.
     Never,
+}
+
+impl Repetition<'_> {
+    fn effect(&self) -> Effect {
+        match self {
+            Self::Free => Effect::Harmless,
+            Self::Numbered(_) => Effect::Once,
+            Self::Never => Effect::EachTime,
+        }
+    }
 }
 
 impl Cluster {
@@ -242,21 +247,25 @@ impl Cluster {
         self.check_process()?;
         let _blocked = CancellationBlocked::new();
         let _busy = self.pool.enter();
-        let mut call = Trial::new(self, login, patience);
+        let mut trial = Trial::new(self, login, patience, repetition.effect());
         loop {
-            let body = make(call.with);
-            call.extend_for(&body);
-            let connection = self.pool.connection(call.reach_deadline())?;
-            let _counted = Counted::new(&connection);
+            let body = make(trial.with);
+            trial.extend_for(&body);
+            let route = trial.route()?;
             let (sequence, lowest_unanswered) = match repetition {
                 Repetition::Numbered(sequence) => (sequence.number(), sequence.lowest_unanswered()),
                 Repetition::Free | Repetition::Never => (0, 0),
             };
-            let stumble = match call.attempt(&connection, body, sequence, lowest_unanswered) {
-                Ok(answer) => return Ok(answer),
+            let stumble = match trial.attempt(&route, body, sequence, lowest_unanswered) {
+                Ok(answer) => {
+                    if self.pool.roster.is_wanted() {
+                        self.pool.ask_for_roster(&route.connection, trial.deadline());
+                    }
+                    return Ok(answer);
+                }
                 Err(stumble) => stumble,
             };
-            call.recover(&connection, stumble, !matches!(repetition, Repetition::Never))?;
+            trial.recover(&route, stumble)?;
             add(&self.pool.counters.repeats, 1);
         }
     }
@@ -269,166 +278,5 @@ impl Drop for Cluster {
             self.pool.guard.abandon_sockets();
             std::mem::forget(Arc::clone(&self.pool));
         }
-    }
-}
-
-/// One call on its way through attempts.
-pub(crate) struct Trial<'a> {
-    cluster: &'a Cluster,
-    login: Option<&'a Login>,
-    pub(crate) with: With,
-    begin: Instant,
-    patience: Duration,
-    reach: Duration,
-    failures: u32,
-    attached_again: bool,
-}
-
-impl<'a> Trial<'a> {
-    pub(crate) fn new(cluster: &'a Cluster, login: Option<&'a Login>, patience: Duration) -> Self {
-        let with = With { sealed_objects: false };
-        let begin = Instant::now();
-        Self { cluster, login, with, begin, patience, reach: patience, failures: 0, attached_again: false }
-    }
-
-    /// Gives more time to what takes long by nature.
-    fn extend_for(&mut self, body: &request::Body) {
-        self.patience = self.patience.max(patience_for(convert::method(body)));
-    }
-
-    pub(crate) fn deadline(&self) -> Instant {
-        self.begin + self.patience
-    }
-
-    /// Until when to look for a connection: no longer than an ordinary call may take.
-    pub(crate) fn reach_deadline(&self) -> Instant {
-        self.deadline().min(Instant::now() + self.reach)
-    }
-
-    /// Sends the request on this connection, attached to its login.
-    pub(crate) fn attempt(
-        &self,
-        connection: &Connection,
-        body: request::Body,
-        sequence: u64,
-        lowest_unanswered: u64,
-    ) -> Result<reply::Body, Stumble> {
-        let pool = self.cluster.pool();
-        let note = |index| pool.note_index(index);
-        let deadline = self.deadline();
-        let session = match self.login {
-            Some(login) => connection.session(login, pool.index(), deadline, &note)?,
-            None => 0,
-        };
-        let request = wire::Request { session, min_index: pool.index(), sequence, lowest_unanswered, body: Some(body) };
-        connection.exchange(request, deadline, &note)
-    }
-
-    /// Decides whether the call goes on: `Ok` = try again, after the pause that this made.
-    pub(crate) fn recover(
-        &mut self,
-        connection: &Connection,
-        stumble: Stumble,
-        may_repeat: bool,
-    ) -> Result<(), CallError> {
-        let failure = match stumble {
-            Stumble::TooLarge => return Err(CallError::refused(ErrorCode::TooLarge)),
-            Stumble::ReplayDiffers => return Err(CallError::refused(ErrorCode::StreamUnknown)),
-            Stumble::NoAnswer(no_answer) => return self.recover_from_silence(connection, no_answer, may_repeat),
-            Stumble::Failure(failure) => failure,
-        };
-        let Some(code) = ErrorCode::from_number(failure.code) else {
-            let fault = PeerFault::Code(failure.code);
-            return Err(CallError::Peer { address: connection.address().to_owned(), fault });
-        };
-        let again = match code {
-            ErrorCode::SessionObjectUnknown if !self.with.sealed_objects => {
-                self.with.sealed_objects = true;
-                return Ok(());
-            }
-            ErrorCode::NotLoggedIn if !self.attached_again => match self.login {
-                Some(login) => {
-                    // Refused before anything was done: perhaps the HSM has forgotten the index.
-                    self.attached_again = true;
-                    connection.detach(login);
-                    return Ok(());
-                }
-                None => false,
-            },
-            ErrorCode::Busy | ErrorCode::NotReady => true,
-            ErrorCode::Unknown => may_repeat,
-            _ => false,
-        };
-        let at_least = Duration::from_millis(failure.retry_after_milliseconds.into());
-        if again && self.pause(at_least) { Ok(()) } else { Err(CallError::Refused { code, subject: failure.subject }) }
-    }
-
-    fn recover_from_silence(
-        &mut self,
-        connection: &Connection,
-        no_answer: NoAnswer,
-        may_repeat: bool,
-    ) -> Result<(), CallError> {
-        let cluster = || self.cluster.configuration().label.clone();
-        match no_answer {
-            NoAnswer::Full if self.pause(Duration::ZERO) => Ok(()),
-            NoAnswer::Full => Err(CallError::refused(ErrorCode::Busy)),
-            NoAnswer::TimedOut => Err(CallError::TimedOut { cluster: cluster(), waited: self.begin.elapsed() }),
-            NoAnswer::Lost { reason, .. } if matches!(*reason, Lost::Peer(_)) => match &*reason {
-                Lost::Peer(fault) => {
-                    Err(CallError::Peer { address: connection.address().to_owned(), fault: fault.clone() })
-                }
-                _ => Ok(()),
-            },
-            NoAnswer::Lost { reason, sent } if sent && !may_repeat => {
-                Err(CallError::OutcomeUnknown { cluster: cluster(), reason: reason.to_string() })
-            }
-            NoAnswer::Lost { reason, .. } => {
-                // At once the first time: a restarted HSM is there again, or another one serves.
-                self.failures += 1;
-                if self.failures == 1 || self.pause(Duration::ZERO) {
-                    return Ok(());
-                }
-                Err(CallError::OutcomeUnknown { cluster: cluster(), reason: reason.to_string() })
-            }
-        }
-    }
-
-    /// Waits before the next attempt; `false` = the deadline does not leave the time.
-    fn pause(&mut self, at_least: Duration) -> bool {
-        let wait = backoff::wait_after(self.failures).max(at_least);
-        self.failures += 1;
-        if Instant::now() + wait >= self.deadline() {
-            return false;
-        }
-        std::thread::sleep(wait);
-        true
-    }
-}
-
-/// Counts a call on its connection.
-pub(crate) struct Counted<'a>(&'a Connection);
-
-impl<'a> Counted<'a> {
-    pub(crate) fn new(connection: &'a Connection) -> Self {
-        connection.calls().fetch_add(1, Ordering::Relaxed);
-        Self(connection)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.calls().fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Least time for an answer to a method (the field number of its body in `client.proto`).
-fn patience_for(method: u16) -> Duration {
-    match method {
-        // GenerateKeyPair.
-        31 => KEY_PAIR_PATIENCE,
-        // Login, CreateUser, ChangePassword, Activate.
-        20 | 70 | 73 | 75 => PASSWORD_PATIENCE,
-        _ => Duration::ZERO,
     }
 }

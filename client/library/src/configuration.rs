@@ -25,8 +25,11 @@ const USER_FILE: &str = "kagimori/client.toml";
 /// Longest label in bytes: `CK_TOKEN_INFO.label` of PKCS#11 has 32.
 const LABEL_BYTES: usize = 32;
 
+/// Longest zone in bytes, as in an HSM's own configuration.
+const ZONE_BYTES: usize = 32;
+
 /// Largest `connections`. Each one costs a thread in the HSM.
-const CONNECTIONS_MAX: usize = 16;
+pub(crate) const CONNECTIONS_MAX: usize = 16;
 
 /// Longest time-out that can be configured, in seconds; longer is a typing error.
 const TIMEOUT_SECONDS_MAX: u64 = 3600;
@@ -47,10 +50,12 @@ pub struct Configuration {
 pub struct ClusterConfiguration {
     /// Its name among the clusters here and, by default, the token's label.
     pub label: String,
-    /// `host:port` of its HSMs, tried in turn.
+    /// `host:port` of its HSMs: one that can be reached is enough to learn of all.
     pub addresses: Vec<String>,
-    /// Socket of an HSM on this host, tried first: the same protocol at a third less cost.
+    /// Socket of an HSM on this host, preferred: the same protocol at a third less cost.
     pub unix_socket: Option<PathBuf>,
+    /// Where this client stands: HSMs of the same zone are preferred.
+    pub zone: Option<String>,
     /// PEM file of the certificates that may sign the cluster's; needed for `addresses`.
     pub trust_anchor: Option<PathBuf>,
     /// PEM file with this client's certificate and those between it and its anchor.
@@ -61,7 +66,7 @@ pub struct ClusterConfiguration {
     pub default_user: Option<String>,
     /// Whose behaviour the PKCS#11 library shows.
     pub profile: Profile,
-    /// Shared connections that one process may open. More than one is used only by several busy threads.
+    /// Shared connections that one process may open to each HSM. More than one is used only by several busy threads.
     pub connections: usize,
     /// How long one attempt to connect may take, handshake included.
     pub connect_timeout: Duration,
@@ -83,6 +88,7 @@ impl ClusterConfiguration {
             label: label.to_owned(),
             addresses: Vec::new(),
             unix_socket: None,
+            zone: None,
             trust_anchor: None,
             client_certificate: None,
             client_key: None,
@@ -315,6 +321,7 @@ struct WrittenCluster {
     #[serde(default)]
     addresses: Vec<String>,
     unix_socket: Option<PathBuf>,
+    zone: Option<String>,
     trust_anchor: Option<PathBuf>,
     client_certificate: Option<PathBuf>,
     client_key: Option<PathBuf>,
@@ -346,6 +353,9 @@ impl WrittenCluster {
         if let Some(user) = &self.default_user {
             UserName::new(user).map_err(|code| ("default-user", code.explanation().to_owned()))?;
         }
+        if self.zone.as_ref().is_some_and(|zone| zone.is_empty() || zone.len() > ZONE_BYTES) {
+            return Err(("zone", format!("must have 1 to {ZONE_BYTES} bytes")));
+        }
         let connections = self.connections.unwrap_or(ClusterConfiguration::CONNECTIONS);
         if !(1..=CONNECTIONS_MAX).contains(&connections) {
             return Err(("connections", format!("must be 1 to {CONNECTIONS_MAX}")));
@@ -355,6 +365,7 @@ impl WrittenCluster {
             label: self.label,
             addresses: self.addresses,
             unix_socket: under(self.unix_socket),
+            zone: self.zone,
             trust_anchor: under(self.trust_anchor),
             client_certificate: under(self.client_certificate),
             client_key: under(self.client_key),
@@ -392,6 +403,7 @@ mod tests {
         label = "kagimori"
         addresses = ["127.0.0.1:2223", "[::1]:2223", "hsm.example:2223"]
         unix-socket = "/run/hsm.sock"
+        zone = "zone-a"
         trust-anchor = "customerCA.crt"
         client-certificate = "client.crt"
         client-key = "client.key"
@@ -419,6 +431,7 @@ mod tests {
         let [first, second] = &configuration.clusters[..] else { panic!("two clusters") };
         assert_eq!(first.trust_anchor.as_deref(), Some(Path::new("/folder/customerCA.crt")));
         assert_eq!(first.unix_socket.as_deref(), Some(Path::new("/run/hsm.sock")));
+        assert_eq!(first.zone.as_deref(), Some("zone-a"));
         assert_eq!((first.profile, first.connections), (Profile::Cloudhsm, 4));
         assert_eq!(first.call_timeout, Duration::from_secs(20));
         assert_eq!(second.unix_socket.as_deref(), Some(Path::new("/folder/other.sock")));
@@ -446,6 +459,7 @@ mod tests {
             (with("addresses = [\"nowhere\"]\ntrust-anchor = \"t\""), "addresses"),
             (with("client-key = \"k\""), "client-certificate"),
             (with("default-user = \"1\""), "default-user"),
+            (with("zone = \"\""), "zone"),
             (with("connections = 0"), "connections"),
             (with("connections = 17"), "connections"),
             (with("call-timeout-seconds = 0"), "call-timeout-seconds"),

@@ -6,8 +6,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use hsm_protocol::ErrorCode;
 use hsm_protocol::frame::FrameError;
+use hsm_protocol::{AttributeKind, ErrorCode, MechanismKind};
 
 use crate::configuration::ConfigurationError;
 
@@ -15,11 +15,12 @@ use crate::configuration::ConfigurationError;
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CallError {
     /// An HSM answered that it will not do this.
-    #[error("the HSM refused: {code}{}", Subject(*subject))]
+    #[error("the HSM refused: {code}{}", About(*code, *subject))]
     Refused {
         /// Why.
         code: ErrorCode,
-        /// The attribute, mechanism or limit that it is about; 0 for none.
+        /// The attribute or mechanism that it is about, or the milliseconds to wait
+        /// ([`ErrorCode::LoginDelayed`]); 0 for none.
         subject: u64,
     },
     /// No HSM could be reached within the call's deadline. The call was not done.
@@ -94,7 +95,7 @@ impl CallError {
         }
     }
 
-    /// The attribute, mechanism or limit that a refusal is about; 0 for none.
+    /// The attribute or mechanism that a refusal is about, or the milliseconds to wait; 0 for none.
     pub fn subject(&self) -> u64 {
         match self {
             Self::Refused { subject, .. } => *subject,
@@ -192,20 +193,57 @@ pub enum PeerFault {
     /// It leaves request after request without an answer.
     #[error("too many requests without an answer")]
     Silent,
+    /// It belongs to another cluster than the one that this process works with.
+    #[error("this HSM belongs to another cluster; see that `addresses` in client.toml names the HSMs of one cluster")]
+    OtherCluster,
+    /// It belongs to the same cluster at another time: before or after it was restored from a backup.
+    #[error(
+        "this HSM is of another incarnation of the cluster (before or after a restoration); stop the one that is out of date"
+    )]
+    OtherIncarnation,
+    /// The cluster's roster does not list it.
+    #[error("this HSM is no member of the cluster any more; take its address out of client.toml")]
+    NotAMember,
+    /// Its bytes are no TLS.
+    #[error("its answer is no TLS; is this the port of an HSM?")]
+    NotTls,
     /// It did not agree on the application protocol.
     #[error("no agreement on ALPN hsm/1; is this the port of an HSM?")]
     Alpn,
 }
 
-struct Subject(u64);
+/// What a refusal is about, in the words of PKCS#11.
+struct About(ErrorCode, u64);
 
-impl fmt::Display for Subject {
+impl fmt::Display for About {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            0 => Ok(()),
-            subject => write!(formatter, " (about {subject:#x})"),
-        }
+        let &Self(code, subject) = self;
+        let attribute = || AttributeKind::from_number(subject).map(|kind| constant_name("CKA", &format!("{kind:?}")));
+        let mechanism = || MechanismKind(subject).name().map(|name| format!("CKM_{name}"));
+        let name = match code {
+            _ if subject == 0 => return Ok(()),
+            ErrorCode::LoginDelayed => return write!(formatter, " (in {subject} ms)"),
+            ErrorCode::TemplateIncomplete
+            | ErrorCode::TemplateInconsistent
+            | ErrorCode::AttributeUnknown
+            | ErrorCode::AttributeValue
+            | ErrorCode::AttributeReadOnly
+            | ErrorCode::CurveUnsupported => attribute(),
+            _ => mechanism().or_else(attribute),
+        };
+        write!(formatter, " (about {})", name.unwrap_or_else(|| format!("{subject:#x}")))
     }
+}
+
+/// The constant of PKCS#11 with our name for it: `ModulusBits` is `CKA_MODULUS_BITS`.
+fn constant_name(prefix: &str, name: &str) -> String {
+    name.chars().fold(prefix.to_owned(), |mut constant, character| {
+        if character.is_ascii_uppercase() || character.is_ascii_digit() {
+            constant.push('_');
+        }
+        constant.push(character.to_ascii_uppercase());
+        constant
+    })
 }
 
 struct Attempts<'a>(&'a [Attempt]);
@@ -220,5 +258,22 @@ impl fmt::Display for Attempts<'_> {
             write!(formatter, "{separator}{} ({})", attempt.address, attempt.reason)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_what_it_is_about_as_pkcs11_does() {
+        let words = |code, subject| CallError::Refused { code, subject }.to_string();
+        assert!(words(ErrorCode::AttributeValue, 0x121).ends_with("(about CKA_MODULUS_BITS)"));
+        assert!(words(ErrorCode::TemplateIncomplete, 0x124).ends_with("(about CKA_PRIME_1)"));
+        assert!(words(ErrorCode::MechanismInvalid, 0x40).ends_with("(about CKM_SHA256_RSA_PKCS)"));
+        assert!(words(ErrorCode::FipsRefused, 0x122).ends_with("(about CKA_PUBLIC_EXPONENT)"));
+        assert!(words(ErrorCode::AttributeUnknown, 0x7777).ends_with("(about 0x7777)"));
+        assert!(words(ErrorCode::LoginDelayed, 2000).ends_with("(in 2000 ms)"));
+        assert!(!words(ErrorCode::LoginRefused, 0).contains("about"));
     }
 }

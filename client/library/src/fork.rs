@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 use crate::system::{ForkPage, close_inherited, inode};
 
-/// Sockets whose copies a child can close. One past it is left open in the child, which costs it a descriptor only.
-const SOCKETS: usize = 64;
+/// Sockets whose copies a child can close: 28 HSMs with as many connections each as can be configured. One past it is left
+/// open in the child, which costs it a descriptor only.
+const SOCKETS: usize = 28 * crate::configuration::CONNECTIONS_MAX;
 
 /// Tells child from parent, and knows the sockets that are open.
 pub(crate) struct ForkGuard {

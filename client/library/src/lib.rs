@@ -6,22 +6,29 @@
 //! the KMS service make the messages of `hsm-protocol`; this crate carries them.
 //!
 //! The way of a call: [`Cluster::call`] or [`Cluster::change`] (`cluster`) gives it a deadline and repeats it where
-//! that is safe; the pool (`pool`) finds or opens a connection and attaches the [`Login`] to it; the connection
-//! (`connection`) shares one socket between all threads of the process.
+//! that is safe (`trial`); the pool (`pool`) chooses an HSM (`choice`) of those that are known (`roster`) and finds or
+//! opens a connection to it (`member`, `opening`); the connection (`connection`) shares one socket between all threads of
+//! the process and attaches the [`Login`] to it.
 
 mod address;
 mod administration;
 mod backoff;
+mod choice;
 mod cluster;
 mod configuration;
 mod connection;
 mod counters;
 mod error;
 mod fork;
+mod limits;
 mod login;
+mod member;
+mod opening;
 mod pool;
+mod roster;
 mod stream;
 mod system;
+mod trial;
 mod trust;
 mod wipe;
 

@@ -1,49 +1,60 @@
-//! The shared connections of one process to one cluster: which one a call takes, and opening them anew.
+//! The HSMs of one cluster and the shared connections to them: which one a call takes, and opening them anew.
 //!
-//! One connection while few threads are busy, because one thread alone is served best by a connection alone; a second
-//! one from eight busy threads on, because then one group's requests are worked on while the other group wakes up.
-//! Each place holds one connection; one thread opens it while the others wait for the outcome and share it, also when
-//! it fails, so that a dead cluster costs each call one deadline and not a queue of them.
+//! With one HSM: one connection while few threads are busy, because one thread alone is served best by a connection
+//! alone; a second one from eight busy threads on, because then one group's requests are worked on while the other group
+//! wakes up. With several: the nearest that are not lost, and among these by [`crate::choice`]; connections are opened
+//! when they are first needed. A call that finds nobody waits out the shortest back-off and tries again, until its
+//! deadline; the outcome of an attempt is shared by all threads, so that a dead cluster costs each call one deadline and
+//! not a queue of them. Opening and judging HSMs is in [`crate::opening`].
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
 use hsm_protocol::wire;
 use rustls::ClientConfig;
 
-use crate::address::Address;
 use crate::backoff;
+use crate::choice::{Draw, choose};
 use crate::configuration::{ClusterConfiguration, ConfigurationError};
-use crate::connection::{Connection, Lost, Opening};
+use crate::connection::{Connection, Told};
 use crate::counters::LiveCounters;
 use crate::error::{Attempt, CallError};
 use crate::fork::ForkGuard;
+use crate::limits::SPREAD;
+use crate::member::{Look, Member, Route};
+use crate::roster::Table;
 use crate::trust;
 
 /// Busy threads that one connection serves before another one is worth its cost.
-const THREADS_PER_CONNECTION: u32 = 4;
+const THREADS_PER_CONNECTION: usize = 4;
 
 /// The number of busy threads is taken as the highest seen lately; it falls by one in this many calls.
 const PEAK_MEMORY: u32 = 1024;
 
-/// A thread leaves its usual connection when that one has so many more calls in flight than another.
-const IMBALANCE: u32 = 3;
-
 /// All connections to one cluster, and what was learnt on them.
 pub(crate) struct Pool {
     configuration: ClusterConfiguration,
-    places: Box<[Place]>,
+    /// Why the configuration names no address; nothing can be called then.
+    fault: Option<String>,
+    table: RwLock<Table>,
+    /// Members that are lost, and whether there is more than one place to go: copies, to be read without the lock.
+    lost: AtomicU32,
+    several: AtomicBool,
+    /// What makes the choices of this process other than those of its neighbours.
+    offset: u64,
     busy: AtomicU32,
     peak: AtomicU32,
     ticks: AtomicU32,
-    /// Position in the list of addresses that worked last.
-    preferred: AtomicUsize,
     tls: Mutex<Option<Arc<ClientConfig>>>,
     known: Mutex<Known>,
     /// Highest log index that any HSM of this incarnation told.
     index: AtomicU64,
+    pub(crate) roster: RosterWatch,
+    /// Counts up when a connection opened or failed.
+    generation: Mutex<u64>,
+    changed: Condvar,
     pub(crate) guard: Arc<ForkGuard>,
     pub(crate) counters: Arc<LiveCounters>,
 }
@@ -55,51 +66,89 @@ pub(crate) struct Known {
     pub(crate) mechanisms: Option<Arc<Vec<wire::MechanismInfo>>>,
 }
 
-struct Place {
-    state: Mutex<State>,
-    changed: Condvar,
+/// Whether the roster is still the one that HSMs tell of.
+#[derive(Default)]
+pub(crate) struct RosterWatch {
+    version: AtomicU32,
+    index: AtomicU64,
+    wanted: AtomicBool,
+    /// Not to be asked for again before this.
+    pub(crate) next: Mutex<Option<Instant>>,
 }
 
-enum State {
-    Empty { failures: u32, not_before: Instant, last: Option<Failure> },
-    Opening,
-    Open(Arc<Connection>),
+impl RosterWatch {
+    /// Looks at what an answer told: three loads as a rule.
+    fn note(&self, told: Told) {
+        let other = told.roster != 0 && told.roster != self.version.load(Ordering::Relaxed);
+        // An HSM that lags tells of an older roster.
+        if other && told.index >= self.index.load(Ordering::Relaxed) {
+            self.wanted.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether an HSM told of a newer one.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.wanted.load(Ordering::Relaxed)
+    }
+
+    /// Takes the task to ask; `false` = another thread did.
+    pub(crate) fn take(&self) -> bool {
+        self.wanted.swap(false, Ordering::Relaxed)
+    }
+
+    fn set(&self, (version, index): (u32, u64)) {
+        self.index.store(index, Ordering::Relaxed);
+        self.version.store(version, Ordering::Relaxed);
+    }
 }
 
-#[derive(Clone)]
-struct Failure {
-    when: Instant,
-    kind: FailureKind,
+/// What a call finds.
+enum Pick {
+    /// A connection.
+    Open(Route),
+    /// Somewhere to connect to.
+    Missing(Missing),
+    /// Other threads are connecting, or nobody may be tried before that moment.
+    Wait(Option<Instant>),
 }
 
-#[derive(Clone)]
-enum FailureKind {
-    /// It makes no sense to try again before somebody has changed something.
-    Final(CallError),
-    /// Nobody answers; try again.
-    Nobody(Vec<Attempt>),
+/// A place without a connection.
+struct Missing {
+    member: Arc<Member>,
+    place: usize,
+    /// Serves if the place cannot be filled.
+    spare: Option<Arc<Connection>>,
+    /// The member is lost, and this is to see whether it still is.
+    visit: bool,
 }
 
 impl Pool {
     pub(crate) fn new(configuration: ClusterConfiguration) -> Self {
-        let place = |now| Place {
-            state: Mutex::new(State::Empty { failures: 0, not_before: now, last: None }),
-            changed: Condvar::new(),
+        let (table, fault) = match Table::from_configuration(&configuration) {
+            Ok(table) => (table, None),
+            Err(reason) => (Table::default(), Some(reason)),
         };
-        let now = Instant::now();
-        Self {
-            places: (0..configuration.connections.max(1)).map(|_| place(now)).collect(),
+        let pool = Self {
             configuration,
+            fault,
+            table: RwLock::new(table),
+            lost: AtomicU32::new(0),
+            several: AtomicBool::new(false),
+            offset: backoff::random_number(),
             busy: AtomicU32::new(0),
             peak: AtomicU32::new(0),
             ticks: AtomicU32::new(0),
-            preferred: AtomicUsize::new(0),
             tls: Mutex::default(),
             known: Mutex::default(),
             index: AtomicU64::new(0),
+            roster: RosterWatch::default(),
+            generation: Mutex::default(),
+            changed: Condvar::new(),
             guard: Arc::new(ForkGuard::new()),
             counters: Arc::default(),
-        }
+        };
+        pool.recount();
+        pool
     }
 
     pub(crate) fn configuration(&self) -> &ClusterConfiguration {
@@ -123,11 +172,18 @@ impl Pool {
         self.index.load(Ordering::Acquire)
     }
 
-    /// Notes the index of an answer.
-    pub(crate) fn note_index(&self, index: u64) {
-        if index > self.index.load(Ordering::Relaxed) {
-            self.index.fetch_max(index, Ordering::AcqRel);
+    /// Notes what an answer told besides its message.
+    pub(crate) fn note(&self, told: Told) {
+        if told.index > self.index.load(Ordering::Relaxed) {
+            self.index.fetch_max(told.index, Ordering::AcqRel);
         }
+        self.roster.note(told);
+    }
+
+    /// Forgets what belongs to an incarnation of the cluster that is no more.
+    pub(crate) fn forget_incarnation(&self) {
+        self.index.store(0, Ordering::Release);
+        self.change_table(|table| Some(table.without_roster()));
     }
 
     /// What the cluster said of itself.
@@ -135,177 +191,177 @@ impl Pool {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection for a call of this thread; opens one when there is none.
+    /// Whether there is more than one place to make a call at.
+    pub(crate) fn is_several(&self) -> bool {
+        self.several.load(Ordering::Relaxed)
+    }
+
+    /// Whether a member serves that is none of these.
+    pub(crate) fn has_other(&self, avoid: &[Arc<Member>]) -> bool {
+        let table = self.table();
+        table.tiers.iter().flatten().any(|member| !member.is_lost() && !holds(avoid, member))
+    }
+
+    /// A connection for a call of this thread, at a member that is none of `avoid` if there is one; opens it when there is
+    /// none. `after_loss`: the call was under way at another HSM that was lost, and many others may have been too.
     ///
     /// # Errors
     /// [`CallError::Unreachable`], or at once when trying again makes no sense.
-    pub(crate) fn connection(&self, deadline: Instant) -> Result<Arc<Connection>, CallError> {
-        let allowed = (self.peak.load(Ordering::Relaxed) / THREADS_PER_CONNECTION).max(1);
-        let allowed = self.places.len().min(usize::try_from(allowed).unwrap_or(1));
-        if allowed > 1 {
-            let usual = thread_number() % allowed;
-            if let Some(connection) = self.among_several(usual, allowed) {
-                return Ok(connection);
-            }
+    pub(crate) fn route(&self, deadline: Instant, avoid: &[Arc<Member>], after_loss: bool) -> Result<Route, CallError> {
+        let mut pick = self.pick(avoid);
+        if let Pick::Open(route) = pick {
+            return Ok(route);
         }
-        self.open_place(&self.places[0], deadline)
-    }
-
-    /// An open connection among the first `allowed` places: the usual one unless it is much busier than another. A
-    /// place that is empty is filled on the way; if that fails, the first place serves all.
-    fn among_several(&self, usual: usize, allowed: usize) -> Option<Arc<Connection>> {
-        let mut chosen = match self.places[usual].open_now() {
-            Some(connection) => connection,
-            None if usual > 0 && self.places[0].open_now().is_some() && self.places[usual].may_open() => {
-                let deadline = Instant::now() + self.configuration.connect_timeout;
-                return self.open_place_once(&self.places[usual], deadline).ok();
-            }
-            None => return None,
-        };
-        for place in self.places.iter().take(allowed) {
-            if let Some(other) = place.open_now() {
-                let (here, there) = (chosen.calls().load(Ordering::Relaxed), other.calls().load(Ordering::Relaxed));
-                if here >= there + IMBALANCE {
-                    chosen = other;
-                }
-            }
+        if let Some(reason) = &self.fault {
+            return Err(self.misconfigured(reason.clone()));
         }
-        Some(chosen)
-    }
-
-    /// Opens the place if it is empty, again and again until the deadline; waits for a thread that is at it.
-    fn open_place(&self, place: &Place, deadline: Instant) -> Result<Arc<Connection>, CallError> {
         let arrived = Instant::now();
-        let mut state = place.lock();
+        // One that it cannot be: the first wait looks again at once.
+        let mut generation = u64::MAX;
         loop {
-            let now = Instant::now();
-            let wait_until = match &*state {
-                State::Open(connection) if connection.is_alive() => return Ok(Arc::clone(connection)),
-                State::Open(_) => None,
-                State::Opening => Some(deadline),
-                State::Empty { last: Some(Failure { when, kind: FailureKind::Final(error) }), .. }
-                    if *when >= arrived =>
-                {
-                    return Err(error.clone());
-                }
-                State::Empty { not_before, .. } if *not_before > now => Some(*not_before),
-                State::Empty { .. } => None,
-            };
-            if now >= deadline {
-                return Err(self.unreachable(&state));
-            }
-            match wait_until {
-                Some(until) => {
-                    let left = until.min(deadline).saturating_duration_since(now);
-                    state = place.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
-                }
-                None => {
-                    drop(state);
-                    match self.open_place_once(place, deadline) {
-                        Ok(connection) => return Ok(connection),
-                        Err(Some(error)) => return Err(error),
-                        Err(None) => state = place.lock(),
+            match pick {
+                Pick::Open(route) => return Ok(route),
+                Pick::Missing(missing) => {
+                    if let Some(route) = self.fill(missing, deadline, after_loss) {
+                        return Ok(route);
                     }
                 }
+                Pick::Wait(until) => self.wait_for_change(generation, until.map_or(deadline, |at| at.min(deadline))),
             }
+            if let Some(error) = self.lasting_failure(arrived) {
+                return Err(error);
+            }
+            if Instant::now() >= deadline {
+                return Err(self.unreachable());
+            }
+            generation = *self.generation();
+            pick = self.pick(avoid);
         }
     }
 
-    /// One round over the addresses, unless another thread is at it (`Err(None)`, as for a failure that may pass).
-    fn open_place_once(&self, place: &Place, deadline: Instant) -> Result<Arc<Connection>, Option<CallError>> {
-        let failures = {
-            let mut state = place.lock();
-            let failures = match &*state {
-                State::Open(connection) if connection.is_alive() => return Ok(Arc::clone(connection)),
-                State::Opening => return Err(None),
-                State::Open(_) => 0,
-                State::Empty { failures, .. } => *failures,
+    /// What a call of this thread would take now.
+    fn pick(&self, avoid: &[Arc<Member>]) -> Pick {
+        let peak = usize::try_from(self.peak.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
+        let number = thread_number();
+        let table = self.table();
+        if self.lost.load(Ordering::Relaxed) > 0
+            && let Some(member) = due_for_a_visit(&table)
+        {
+            return Pick::Missing(Missing { member, place: 0, spare: None, visit: true });
+        }
+        // Before anybody is known by name, all threads wait for one connection.
+        let own = if table.has_names() { number } else { 0 };
+        let draw = Draw { usual: self.offset.wrapping_add(own as u64), random: thread_random(self.offset) };
+        let eligible = |member: &Arc<Member>| !member.is_lost() && !holds(avoid, member);
+        for tier in &table.tiers {
+            let Some(position) = choose(tier.len(), draw, |at| eligible(&tier[at]), |at| tier[at].calls()) else {
+                continue;
             };
-            *state = State::Opening;
-            failures
-        };
-        let unfinished = Unfinished { place, failures };
-        let outcome = self.open_any(deadline);
-        let mut state = place.lock();
-        let result = match outcome {
-            Ok(connection) => {
-                let connection = Arc::new(connection);
-                self.note_hello(&connection);
-                *state = State::Open(Arc::clone(&connection));
-                Ok(connection)
-            }
-            Err(kind) => {
-                let error = match &kind {
-                    FailureKind::Final(error) => Some(error.clone()),
-                    FailureKind::Nobody(_) => None,
-                };
-                *state = empty_after(failures, Some(kind));
-                Err(error)
-            }
-        };
-        drop(state);
-        drop(unfinished);
-        result
-    }
-
-    fn open_any(&self, deadline: Instant) -> Result<Connection, FailureKind> {
-        let addresses = self.addresses().map_err(FailureKind::Final)?;
-        let preferred = self.preferred.load(Ordering::Relaxed);
-        let mut attempts = Vec::new();
-        let mut finals = Vec::new();
-        for step in 0..addresses.len() {
-            let position = (preferred + step) % addresses.len();
-            let address = &addresses[position];
-            let now = Instant::now();
-            if now >= deadline {
-                break;
-            }
-            let tls = match address {
-                Address::Unix(_) => None,
-                Address::Tcp { .. } => Some(self.tls().map_err(FailureKind::Final)?),
-            };
-            let opening = Opening {
-                tls: tls.as_ref(),
-                guard: &self.guard,
-                counters: &self.counters,
-                deadline: deadline.min(now + self.configuration.connect_timeout),
-            };
-            match Connection::open(address, &opening) {
-                Ok(connection) => {
-                    self.preferred.store(position, Ordering::Relaxed);
-                    tracing::info!(cluster = %self.configuration.label, %address, "connected");
-                    return Ok(connection);
+            let member = &tier[position];
+            let allowed = peak / THREADS_PER_CONNECTION / tier.len();
+            match member.look(number / tier.len(), allowed) {
+                Look::Open(connection) => return Pick::Open(Route::new(Arc::clone(member), connection)),
+                Look::Missing { place, spare } => {
+                    return Pick::Missing(Missing { member: Arc::clone(member), place, spare, visit: false });
                 }
-                Err(lost) => {
-                    // The error of the call that gives up is the warning; until then there is another attempt.
-                    tracing::info!(cluster = %self.configuration.label, %address, reason = %lost, "cannot connect");
-                    attempts.push(Attempt { address: address.to_string(), reason: lost.to_string() });
-                    finals.extend(final_error(address, lost));
+                Look::Opening => {
+                    let open = |other: &Arc<Member>| other.any_open().map(|open| Route::new(Arc::clone(other), open));
+                    let other = table.tiers.iter().flatten().filter(|other| eligible(other)).find_map(open);
+                    return other.map_or(Pick::Wait(None), Pick::Open);
                 }
             }
         }
-        // For good only when every address failed for good: another one may come back.
-        let all = finals.len() == addresses.len();
-        match finals.into_iter().next() {
-            Some(error) if all => Err(FailureKind::Final(error)),
-            _ => Err(FailureKind::Nobody(attempts)),
+        drop(table);
+        if avoid.is_empty() { self.pick_among_lost() } else { self.pick(&[]) }
+    }
+
+    /// Nobody serves: whoever may be tried again, the addresses of the configuration included.
+    fn pick_among_lost(&self) -> Pick {
+        let table = self.table();
+        let now = Instant::now();
+        let mut next: Option<Instant> = None;
+        for member in table.everybody() {
+            let at = if member.is_lost() { member.retry_at() } else { now };
+            if at <= now {
+                match member.look(0, 1) {
+                    Look::Open(connection) => return Pick::Open(Route::new(Arc::clone(member), connection)),
+                    Look::Missing { place, spare } => {
+                        return Pick::Missing(Missing { member: Arc::clone(member), place, spare, visit: false });
+                    }
+                    // Its outcome is told.
+                    Look::Opening => continue,
+                }
+            }
+            next = Some(next.map_or(at, |next| next.min(at)));
+        }
+        Pick::Wait(next)
+    }
+
+    /// Connects, unless another thread is at it; falls back on the spare connection.
+    fn fill(&self, missing: Missing, deadline: Instant, after_loss: bool) -> Option<Route> {
+        let Missing { member, place, spare, visit } = missing;
+        if let Some(claim) = member.claim(place) {
+            if !visit && spare.is_none() && self.others_come_too(after_loss) {
+                std::thread::sleep(backoff::part_of(SPREAD));
+            }
+            let quick = visit || spare.is_some();
+            if let Some(route) = self.open(&member, claim, deadline, quick) {
+                return Some(route);
+            }
+        }
+        spare.map(|spare| Route::new(member, spare))
+    }
+
+    /// Whether an HSM was lost, so that the neighbours of this process look for another one at the same moment.
+    fn others_come_too(&self, after_loss: bool) -> bool {
+        let lost = after_loss || self.lost.load(Ordering::Relaxed) > 0;
+        lost && self.is_several() && self.table().has_names()
+    }
+
+    /// Waits until a connection opens or fails after `generation`, or the moment comes.
+    fn wait_for_change(&self, generation: u64, until: Instant) {
+        let mut current = self.generation();
+        while *current == generation {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            current = self.changed.wait_timeout(current, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    fn addresses(&self) -> Result<Vec<Address>, CallError> {
-        let mut addresses: Vec<Address> = self.configuration.unix_socket.iter().cloned().map(Address::Unix).collect();
-        for text in &self.configuration.addresses {
-            addresses.push(Address::parse(text).map_err(|reason| self.misconfigured("addresses", reason))?);
+    /// An error that trying again does not cure: all have failed for good since `arrived`, or the files that the
+    /// configuration names are of no use and nobody serves without them.
+    fn lasting_failure(&self, arrived: Instant) -> Option<CallError> {
+        let table = self.table();
+        let mut first = None;
+        let mut all = true;
+        for member in table.everybody() {
+            let failure = member.last_failure().filter(|failure| failure.when >= arrived);
+            match failure.and_then(|failure| failure.lasting) {
+                Some(error @ CallError::Configuration(_)) => return Some(error),
+                Some(error) => first = first.or(Some(error)),
+                None => all = false,
+            }
         }
-        if addresses.is_empty() {
-            return Err(self.misconfigured("addresses", "is empty, and there is no `unix-socket`".to_owned()));
-        }
-        Ok(addresses)
+        first.filter(|_| all)
     }
 
-    fn misconfigured(&self, key: &'static str, reason: String) -> CallError {
+    fn unreachable(&self) -> CallError {
+        let table = self.table();
+        let failures = table.everybody().filter_map(|member| member.last_failure());
+        let attempts: Vec<Attempt> = failures.flat_map(|failure| failure.attempts).collect();
+        CallError::Unreachable { cluster: self.configuration.label.clone(), attempts }
+    }
+
+    pub(crate) fn misconfigured(&self, reason: String) -> CallError {
         let cluster = self.configuration.label.clone();
-        CallError::Configuration(ConfigurationError::Value { file: "client.toml".into(), cluster, key, reason })
+        CallError::Configuration(ConfigurationError::Value {
+            file: "client.toml".into(),
+            cluster,
+            key: "addresses",
+            reason,
+        })
     }
 
     /// The TLS configuration, read from its files once.
@@ -319,78 +375,53 @@ impl Pool {
         Ok(made)
     }
 
-    /// Keeps what the HSM said. Another incarnation counts its log anew.
-    fn note_hello(&self, connection: &Connection) {
-        let hello = connection.hello();
-        let mut known = self.known();
-        if known.hello.as_ref().is_some_and(|before| before.incarnation != hello.incarnation) {
-            self.index.store(0, Ordering::Release);
-            known.mechanisms = None;
+    // ---- the table ----
+
+    pub(crate) fn table(&self) -> RwLockReadGuard<'_, Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Replaces the table by what `change` makes of it.
+    pub(crate) fn change_table(&self, change: impl FnOnce(&Table) -> Option<Table>) {
+        let mut table: RwLockWriteGuard<'_, Table> = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(next) = change(&table) else { return };
+        self.roster.set(next.roster());
+        let before = std::mem::replace(&mut *table, next);
+        drop(table);
+        // Connections to members that were removed end here, outside the lock.
+        drop(before);
+        self.recount();
+    }
+
+    /// Refreshes the copies of what the table says, and tells those who wait.
+    pub(crate) fn recount(&self) {
+        {
+            let table = self.table();
+            let lost = table.tiers.iter().flatten().filter(|member| member.is_lost()).count();
+            self.lost.store(u32::try_from(lost).unwrap_or(u32::MAX), Ordering::Relaxed);
+            self.several.store(table.everybody().count() > 1, Ordering::Relaxed);
         }
-        known.hello = Some(Arc::clone(hello));
+        *self.generation() += 1;
+        self.changed.notify_all();
     }
 
-    fn unreachable(&self, state: &State) -> CallError {
-        let attempts = match state {
-            State::Empty { last: Some(Failure { kind: FailureKind::Nobody(attempts), .. }), .. } => attempts.clone(),
-            _ => Vec::new(),
-        };
-        CallError::Unreachable { cluster: self.configuration.label.clone(), attempts }
+    fn generation(&self) -> MutexGuard<'_, u64> {
+        self.generation.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What can only be cured by somebody who changes something.
-fn final_error(address: &Address, lost: Lost) -> Option<CallError> {
-    let address = address.to_string();
-    match lost {
-        Lost::Certificate(fault) => Some(CallError::Certificate { address, fault }),
-        Lost::Peer(fault) => Some(CallError::Peer { address, fault }),
-        _ => None,
-    }
-}
-
-fn empty_after(failures: u32, kind: Option<FailureKind>) -> State {
+/// A lost member that it is time to visit, while others serve.
+fn due_for_a_visit(table: &Table) -> Option<Arc<Member>> {
     let now = Instant::now();
-    let last = kind.map(|kind| Failure { when: now, kind });
-    State::Empty { failures: failures + 1, not_before: now + backoff::wait_after(failures), last }
+    let members = || table.tiers.iter().flatten();
+    if members().all(|member| member.is_lost()) {
+        return None;
+    }
+    members().find(|member| member.is_lost() && member.claim_visit(now)).cloned()
 }
 
-impl Place {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn open_now(&self) -> Option<Arc<Connection>> {
-        match &*self.lock() {
-            State::Open(connection) if connection.is_alive() => Some(Arc::clone(connection)),
-            _ => None,
-        }
-    }
-
-    fn may_open(&self) -> bool {
-        match &*self.lock() {
-            State::Open(_) => true,
-            State::Opening => false,
-            State::Empty { not_before, .. } => *not_before <= Instant::now(),
-        }
-    }
-}
-
-/// Whoever opens a place leaves it open or empty, also when he panics, and tells those who wait.
-struct Unfinished<'a> {
-    place: &'a Place,
-    failures: u32,
-}
-
-impl Drop for Unfinished<'_> {
-    fn drop(&mut self) {
-        let mut state = self.place.lock();
-        if matches!(*state, State::Opening) {
-            *state = empty_after(self.failures, None);
-        }
-        drop(state);
-        self.place.changed.notify_all();
-    }
+fn holds(members: &[Arc<Member>], member: &Arc<Member>) -> bool {
+    members.iter().any(|held| Arc::ptr_eq(held, member))
 }
 
 /// One call under way.
@@ -402,7 +433,7 @@ impl Drop for Busy<'_> {
     }
 }
 
-/// Spreads threads over connections: the first thread that asks is 0.
+/// Spreads threads over connections: counts up from 1, one for each thread that asks.
 fn thread_number() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(1);
     // No destructor: one would keep a library from being unloaded.
@@ -412,5 +443,21 @@ fn thread_number() -> usize {
             number.set(NEXT.fetch_add(1, Ordering::Relaxed));
         }
         number.get()
+    })
+}
+
+/// A number for a choice (xorshift64): cheap, and of no worth for secrets.
+fn thread_random(seed: u64) -> u64 {
+    thread_local!(static STATE: Cell<u64> = const { Cell::new(0) });
+    STATE.with(|state| {
+        let mut next = match state.get() {
+            0 => (seed ^ (thread_number() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1,
+            next => next,
+        };
+        next ^= next << 13;
+        next ^= next >> 7;
+        next ^= next << 17;
+        state.set(next);
+        next
     })
 }

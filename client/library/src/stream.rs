@@ -11,12 +11,14 @@ use hsm_protocol::limits::{PART_LIMIT, REPLAY_LIMIT};
 use hsm_protocol::wire::{self, mechanism, reply, request};
 use zeroize::Zeroizing;
 
-use crate::cluster::{Cluster, Counted, Trial, With};
+use crate::cluster::{Cluster, With};
 use crate::connection::{Connection, NoAnswer, Stumble};
 use crate::counters::add;
 use crate::error::CallError;
 use crate::login::Login;
+use crate::member::{Member, Route};
 use crate::system::CancellationBlocked;
+use crate::trial::{Effect, Trial};
 
 /// Makes the first message of an operation.
 type Begin = Box<dyn Fn(With) -> wire::Operate + Send + Sync>;
@@ -53,6 +55,7 @@ pub struct StreamCall {
 
 /// Where the operation lives.
 struct Pinned {
+    member: Arc<Member>,
     connection: Arc<Connection>,
     stream: u64,
     next_part: u64,
@@ -173,40 +176,58 @@ impl StreamCall {
         let cluster = self.cluster.clone();
         let login = self.login.clone();
         let _busy = cluster.pool().enter();
-        let mut trial = Trial::new(&cluster, login.as_ref(), cluster.configuration().call_timeout);
+        let mut trial = Trial::new(&cluster, login.as_ref(), cluster.configuration().call_timeout, self.effect());
         loop {
-            if self.pinned.as_ref().is_some_and(|pinned| !pinned.connection.is_alive()) {
+            if self.pinned.as_ref().is_some_and(|pinned| self.is_to_be_left(&pinned.connection)) {
                 self.pinned = None;
             }
             if self.pinned.is_none() && self.replay.is_none() {
                 return Err(CallError::StreamLost { input: self.input_bytes });
             }
-            let (connection, outcome) = match &self.pinned {
-                Some(pinned) => (Arc::clone(&pinned.connection), Ok(())),
+            let (route, outcome) = match &self.pinned {
+                Some(pinned) => (Route::new(Arc::clone(&pinned.member), Arc::clone(&pinned.connection)), Ok(())),
                 None => {
-                    let connection = cluster.pool().connection(trial.reach_deadline())?;
-                    (Arc::clone(&connection), self.replay_on(&connection, &trial))
+                    let route = trial.route()?;
+                    let outcome = self.replay_on(&route, &trial);
+                    (route, outcome)
                 }
             };
-            let _counted = Counted::new(&connection);
             let outcome = outcome.and_then(|()| self.send_part(&trial, part));
             let stumble = match outcome {
                 Ok(output) => return Ok(output),
                 Err(Stumble::ReplayDiffers) => return Err(CallError::StreamLost { input: self.input_bytes }),
                 Err(stumble) => stumble,
             };
-            if matches!(stumble, Stumble::NoAnswer(NoAnswer::Lost { .. })) {
-                self.pinned = None;
+            match &stumble {
+                Stumble::NoAnswer(NoAnswer::Lost { .. }) if self.replay.is_none() => {
+                    self.pinned = None;
+                    return Err(CallError::StreamLost { input: self.input_bytes });
+                }
+                Stumble::NoAnswer(NoAnswer::Lost { .. }) => self.pinned = None,
+                // It lags, is cut off or stops: another one serves if all can be brought there.
+                Stumble::Failure(failure) if self.replay.is_some() && is_elsewhere_better(failure) => self.abandon(),
+                _ => {}
             }
-            trial.recover(&connection, stumble, true)?;
+            trial.recover(&route, stumble)?;
             add(&cluster.pool().counters.repeats, 1);
         }
     }
 
+    /// A part that cannot be replayed must be waited for: it would be lost with its connection.
+    fn effect(&self) -> Effect {
+        if self.replay.is_some() { Effect::Harmless } else { Effect::EachTime }
+    }
+
+    /// Whether nothing more is to be had on a connection: it is lost, or its HSM was found dead and the input is here.
+    fn is_to_be_left(&self, connection: &Connection) -> bool {
+        connection.is_lost() || (self.replay.is_some() && !connection.is_alive())
+    }
+
     /// Begins the operation on a connection and brings it to where it was.
-    fn replay_on(&mut self, connection: &Arc<Connection>, trial: &Trial<'_>) -> Result<(), Stumble> {
+    fn replay_on(&mut self, route: &Route, trial: &Trial<'_>) -> Result<(), Stumble> {
+        let (member, connection) = (Arc::clone(&route.member), Arc::clone(&route.connection));
         let stream = connection.new_stream();
-        self.pinned = Some(Pinned { connection: Arc::clone(connection), stream, next_part: 0 });
+        self.pinned = Some(Pinned { member, connection, stream, next_part: 0 });
         let Some(inputs) = self.replay.take() else {
             return Ok(());
         };
@@ -262,7 +283,8 @@ impl StreamCall {
                 message.signature = signature.to_vec();
             }
         }
-        match trial.attempt(&pinned.connection, request::Body::Stream(message), 0, 0)? {
+        let route = Route::new(Arc::clone(&pinned.member), Arc::clone(&pinned.connection));
+        match trial.attempt(&route, request::Body::Stream(message), 0, 0)? {
             reply::Body::Bytes(reply) => {
                 pinned.next_part += 1;
                 Ok(StreamOutput { data: reply.data, iv: reply.iv })
@@ -284,12 +306,21 @@ impl StreamCall {
             return;
         }
         let _blocked = CancellationBlocked::new();
-        let trial = Trial::new(&self.cluster, self.login.as_ref(), ABANDON_PATIENCE);
+        let trial = Trial::new(&self.cluster, self.login.as_ref(), ABANDON_PATIENCE, Effect::Harmless);
         let message = request::Body::AbandonStream(wire::AbandonStream { stream: pinned.stream });
-        if trial.attempt(&pinned.connection, message, 0, 0).is_err() {
+        let route = Route::new(pinned.member, pinned.connection);
+        if trial.attempt(&route, message, 0, 0).is_err() {
             tracing::debug!("an abandoned operation stays with its HSM until the connection ends");
         }
     }
+}
+
+/// Whether an HSM says that it cannot serve now, so that another one should.
+fn is_elsewhere_better(failure: &wire::Failure) -> bool {
+    matches!(
+        ErrorCode::from_number(failure.code),
+        Some(ErrorCode::NotReady | ErrorCode::Isolated | ErrorCode::Broken | ErrorCode::StorageFull)
+    )
 }
 
 /// Small parts are collected in pieces of this many bytes, so that a replay has few of them.

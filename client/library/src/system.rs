@@ -113,6 +113,18 @@ pub(crate) fn receive(socket: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
     }
 }
 
+/// Whether nothing can come from this socket any more. What has arrived stays in it.
+pub(crate) fn is_hung_up(socket: RawFd) -> bool {
+    let mut octet = 0_u8;
+    // SAFETY: the pointer and the length are those of a live octet.
+    let count = unsafe { libc::recv(socket, (&raw mut octet).cast(), 1, libc::MSG_PEEK | libc::MSG_DONTWAIT) };
+    match count {
+        0 => true,
+        1.. => false,
+        _ => !matches!(io::Error::last_os_error().kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
+    }
+}
+
 /// Sends what the socket takes now, without a SIGPIPE when the peer is gone. `WouldBlock` = it takes nothing.
 pub(crate) fn send(socket: RawFd, bytes: &[u8]) -> io::Result<usize> {
     loop {

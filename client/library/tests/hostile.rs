@@ -62,7 +62,7 @@ fn an_answer_that_holds_no_message_ends_the_connection() {
     let fault = peer_fault(|_| {
         let mut bytes = Vec::new();
         let header = Header { method: 0, request_id: 2 << 16 };
-        let empty = wire::Reply { index: 0, body: None };
+        let empty = wire::Reply::default();
         frame::append(&mut bytes, header, &empty).unwrap();
         bytes.extend_from_slice(&[0xff, 0xff, 0xff]);
         bytes[3] += 3;
@@ -297,6 +297,26 @@ fn tls_12_and_a_missing_alpn_are_refused() {
         Err(other) => panic!("{other}"),
         Ok(_) => panic!("accepted"),
     }
+}
+
+#[test]
+fn a_port_that_speaks_no_tls_is_said_to_be_no_hsm() {
+    let setting = Setting::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut configuration = ClusterConfiguration::new("http");
+    configuration.addresses = vec![listener.local_addr().unwrap().to_string()];
+    configuration.trust_anchor = Some(setting.authority.write_anchor(setting.folder.path()));
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            // The first flight is read, so that the answer is not lost in a reset.
+            let _read = std::io::Read::read(&mut stream, &mut [0; 4096]).unwrap();
+            std::io::Write::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
+        }
+    });
+    let error = Cluster::new(configuration).hello().err().unwrap();
+    assert!(matches!(error, CallError::Peer { fault: PeerFault::NotTls, .. }), "{error}");
+    assert!(error.to_string().contains("is this the port of an HSM?"));
 }
 
 #[test]

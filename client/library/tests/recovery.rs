@@ -124,13 +124,13 @@ fn a_delayed_login_and_a_refusal_are_told_at_once() {
         Some(request::Body::Login(_)) => Some(Answer::Now(reply::Body::Failure(wire::Failure {
             code: ErrorCode::LoginDelayed as u32,
             retry_after_milliseconds: 100,
-            subject: 77,
+            subject: 0,
         }))),
         _ => None,
     });
     let begin = Instant::now();
     let error = cluster.log_in("user", Role::CryptoUser, b"password").err().unwrap();
-    assert_eq!((error.code(), error.subject()), (Some(ErrorCode::LoginDelayed), 77));
+    assert_eq!((error.code(), error.subject()), (Some(ErrorCode::LoginDelayed), 100));
     assert!(begin.elapsed() < Duration::from_millis(90));
 }
 

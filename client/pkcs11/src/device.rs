@@ -171,22 +171,42 @@ pub(crate) fn wrong_answer() -> ReturnValue {
     ReturnValue(cryptoki_sys::CKR_DEVICE_ERROR)
 }
 
-/// The `CKR_…` of an error, and its line in the log. A refusal that an honest application meets every day (a wrong
-/// signature, an attribute that is not there) is no warning.
+/// The `CKR_…` of an error, and its line in the log.
 pub(crate) fn explain(error: &CallError, about: About) -> ReturnValue {
-    let value = ReturnValue::from_call_error(error, about);
-    let everyday = match error {
-        CallError::Refused { code, .. } => {
-            matches!(code.party(), Party::Refusal | Party::Misuse) && *code != ErrorCode::LoginRefused
-        }
-        _ => false,
-    };
-    if everyday {
+    if is_everyday(error) {
         tracing::info!("{error}");
     } else {
         tracing::warn!("{error}");
     }
-    value
+    ReturnValue::from_call_error(error, about)
+}
+
+/// A refusal that an honest application meets every day (a wrong signature, an attribute that is not there) is no
+/// warning. What an operator must hear of is one: refused logins, and another user's key, whose `CKR_…` says less.
+fn is_everyday(error: &CallError) -> bool {
+    use ErrorCode as E;
+    match error {
+        CallError::Refused { code: E::LoginRefused | E::UserLocked | E::UserDisabled | E::OwnerRefused, .. } => false,
+        CallError::Refused { code, .. } => matches!(code.party(), Party::Refusal | Party::Misuse),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_logins_and_the_keys_of_others_are_warned_about_and_a_wrong_signature_is_not() {
+        let everyday = |code| is_everyday(&CallError::Refused { code, subject: 0 });
+        use ErrorCode as E;
+        for code in [E::LoginRefused, E::UserLocked, E::UserDisabled, E::LoginDelayed, E::OwnerRefused, E::Busy] {
+            assert!(!everyday(code), "{code:?}");
+        }
+        for code in [E::SignatureInvalid, E::AttributeUnknown, E::NotExtractable] {
+            assert!(everyday(code), "{code:?}");
+        }
+    }
 }
 
 #[cfg(test)]

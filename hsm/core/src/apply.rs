@@ -4,6 +4,7 @@
 //! nothing but what is counted. Each kind of command has its file below; repetitions are settled here.
 
 mod anchors;
+mod epochs;
 mod lifecycle;
 mod logins;
 mod objects;
@@ -73,6 +74,13 @@ fn act(work: &mut Work<'_>, caller: Caller, action: &Action) -> Answer {
         Action::ExpireSessions => Ok(sessions::expire(work)),
         Action::AdmitMember { node, member } => roster::admit(work, *node, member),
         Action::UpdateMember { node, member } => roster::update(work, *node, member),
+        Action::BeginEpoch(start) => epochs::begin(work, start),
+        Action::MovePayloads { epoch, after, through, moved } => {
+            epochs::move_payloads(work, *epoch, *after, *through, moved)
+        }
+        Action::BeginIncarnation { incarnation, node, member } => {
+            epochs::begin_incarnation(work, *incarnation, *node, member)
+        }
         Action::RemoveMember { hsm } => roster::remove(work, caller, *hsm),
         in_service => {
             work.state.require_active()?;
@@ -183,6 +191,9 @@ fn entry(work: &Work<'_>, action: &Action, answer: &Answer) -> Option<Entry> {
         Action::RegisterTrustAnchor { .. } => Entry::new(Event::RegisterTrustAnchor),
         Action::DeregisterTrustAnchor { .. } => Entry::new(Event::DeregisterTrustAnchor),
         Action::SetClientCertificates { .. } => Entry::new(Event::SetClientCertificates),
+        Action::BeginEpoch(_) => Entry::new(Event::BeginEpoch),
+        Action::BeginIncarnation { .. } => Entry::new(Event::BeginIncarnation),
+        Action::MovePayloads { .. } => return None,
         Action::AdmitMember { .. } => Entry::new(Event::AdmitMember),
         Action::RemoveMember { .. } => Entry::new(Event::RemoveMember),
         Action::ApproveMember { .. } => Entry::new(Event::ApproveMember),

@@ -62,6 +62,8 @@ pub enum Event {
     SetAdmissionRule = 0x1_000d,
     SetIsolationWindow = 0x1_000e,
     UpdateMember = 0x1_000f,
+    BeginEpoch = 0x1_0010,
+    BeginIncarnation = 0x1_0011,
 }
 
 /// The link that follows `previous` when `record` is appended: SHA-384(previous ‖ record in postcard).

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::AuditRecord;
 use crate::command::Verifier;
-use crate::ids::{NodeId, ObjectHandle, ObjectUid, SessionId, UserId};
+use crate::ids::{Epoch, NodeId, ObjectHandle, ObjectUid, SessionId, UserId};
 use crate::refusal::Refusal;
 
 /// One row of the state that a command puts or removes. The store writes them; `Hsm` absorbs them.
@@ -31,6 +31,8 @@ pub enum Row {
     User(UserId),
     /// A member of the cluster.
     Member(NodeId),
+    /// An epoch of the cluster master key after the first.
+    Epoch(Epoch),
     /// A count of wrong passwords for a name that belongs to nobody, or an attempt under way (see `logins`).
     Attempt(Vec<u8>),
     /// A login session with the results that it may ask for again.
@@ -63,6 +65,8 @@ pub enum Effect {
     ReloadTls,
     /// Members came, went or moved.
     RosterChanged,
+    /// The cluster master key has a new epoch: open it, and seal under it from now on.
+    EpochBegan(Epoch),
     /// Destroy the cluster master key and its seal, then stop serving.
     Zeroize,
 }

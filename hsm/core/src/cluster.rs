@@ -43,6 +43,8 @@ pub struct ClusterRecord {
     pub quotas: QuotaProfile,
     /// What admins decided about the cluster as a whole.
     pub policy: ClusterPolicy,
+    /// An HSM was removed that knows the master key of this epoch: the next one is due.
+    pub epoch_due: bool,
 }
 
 /// How much a cluster may hold, by name.

@@ -5,6 +5,7 @@
 use hsm_protocol::{Lifecycle, Role, UserName};
 use serde::{Deserialize, Serialize};
 
+use crate::epoch::SealedMaster;
 use crate::ids::{AttemptId, ClusterId, Epoch, HsmId, Incarnation, NodeId, ObjectHandle, SessionId, Stamp};
 use crate::object::Object;
 use crate::roster::{AdmissionRule, MemberRecord};
@@ -200,6 +201,28 @@ pub enum Action {
         /// 0 = not at all.
         seconds: u32,
     },
+    /// Begins the next epoch of the cluster master key.
+    BeginEpoch(EpochStart),
+    /// Payloads under the present epoch instead of the one before.
+    MovePayloads {
+        /// The present epoch.
+        epoch: Epoch,
+        /// How far they were moved before.
+        after: ObjectHandle,
+        /// How far they are moved now.
+        through: ObjectHandle,
+        /// Those in between.
+        moved: Vec<MovedPayload>,
+    },
+    /// A survivor begins a new history alone: every session ends, every other member is gone.
+    BeginIncarnation {
+        /// Its random name.
+        incarnation: Incarnation,
+        /// The survivor's new node id.
+        node: NodeId,
+        /// The survivor.
+        member: MemberRecord,
+    },
     /// The cluster's keys are gone: every object and user goes, the audit log stays.
     Zeroize,
 }
@@ -233,6 +256,32 @@ pub struct Form {
     pub node: NodeId,
     /// The first member.
     pub member: MemberRecord,
+}
+
+/// What a new epoch begins with.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct EpochStart {
+    /// The present one and 1.
+    pub epoch: Epoch,
+    /// Its master key for each HSM, in the order of their node ids.
+    pub masters: Vec<SealedMaster>,
+    /// The cluster's TLS key under the new epoch.
+    #[serde(with = "serde_bytes")]
+    pub sealed_cluster_key: Vec<u8>,
+    /// The activation password under the new epoch; ignored once the cluster is active.
+    #[serde(with = "serde_bytes")]
+    pub sealed_activation_password: Vec<u8>,
+}
+
+/// A payload under a new epoch.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct MovedPayload {
+    /// Whose.
+    pub handle: ObjectHandle,
+    /// Version of the object that it belongs to.
+    pub version: u32,
+    /// The payload.
+    pub payload: SealedPayload,
 }
 
 /// What AWS's `DescribeClusters` shows before initialisation, PEM.

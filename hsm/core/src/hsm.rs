@@ -12,6 +12,7 @@ use crate::apply;
 use crate::change::{Change, Effect, Response, Row};
 use crate::cluster::ClusterRecord;
 use crate::command::{Command, Origin};
+use crate::epoch::EpochRecord;
 use crate::ids::{Actor, HsmId, Index, NodeId, ObjectHandle, SessionId, Stamp, UserId};
 use crate::needs;
 use crate::object::Object;
@@ -126,6 +127,22 @@ impl Hsm {
     /// The members by their node ids.
     pub fn members(&self) -> &BTreeMap<NodeId, MemberRecord> {
         &self.state.members
+    }
+
+    /// The present epoch of the cluster master key, if it is not the first.
+    pub fn epoch_record(&self) -> Option<&EpochRecord> {
+        self.state.epochs.get(&self.state.cluster.as_ref()?.epoch)
+    }
+
+    /// Token objects with a payload that have a handle above `after`, in order, at most `limit`: for moving them to another
+    /// epoch.
+    pub fn objects_after(&self, after: ObjectHandle, limit: usize) -> Vec<(ObjectHandle, Arc<Object>)> {
+        let objects = self.state.objects.between(after, ObjectHandle(u64::MAX));
+        objects
+            .filter(|(_, object)| object.has_payload())
+            .take(limit)
+            .map(|(handle, object)| (handle, object.clone()))
+            .collect()
     }
 
     /// The member that this HSM is, and its node id.

@@ -13,6 +13,7 @@ pub mod change;
 pub mod cluster;
 pub mod command;
 pub mod curve;
+pub mod epoch;
 pub mod hsm;
 pub mod ids;
 pub mod limits;
@@ -34,6 +35,7 @@ pub use change::{Change, Effect, Response, Row};
 pub use cluster::ClusterRecord;
 pub use command::{Action, Command};
 pub use curve::Curve;
+pub use epoch::{EpochRecord, SealedMaster};
 pub use hsm::{Applied, Hsm, SessionView, UserView};
 pub use ids::{
     Actor, ClusterId, Epoch, HsmId, Incarnation, Index, NodeId, ObjectHandle, ObjectUid, SessionId, Stamp, UserId,

@@ -90,8 +90,7 @@ pub const OBJECTS_PER_COMMAND: usize = 2;
 /// Mechanisms in `CKA_ALLOWED_MECHANISMS`.
 pub const ALLOWED_MECHANISMS: usize = 128;
 
-/// HSMs in a cluster: "CloudHSM quotas" of the AWS CloudHSM user guide.
-pub const MEMBERS: u32 = 28;
+pub use protocol::{ADMISSIONS_PER_DAY_MAXIMUM, ISOLATION_WINDOW_MAXIMUM_SECONDS, MEMBERS};
 
 /// Witnesses in a cluster: one is enough to break the tie of two HSMs.
 pub const WITNESSES: usize = 1;
@@ -99,9 +98,6 @@ pub const WITNESSES: usize = 1;
 /// HSMs that the standing rule admits in 24 hours, unless an admin says otherwise: every HSM of a full cluster replaced
 /// twice.
 pub const ADMISSIONS_PER_DAY: u32 = 2 * MEMBERS;
-
-/// Most that an admin may set there: each admission of the day is remembered in the cluster's row.
-pub const ADMISSIONS_PER_DAY_MAXIMUM: u32 = 1_024;
 
 /// HSMs that are approved and have not come.
 pub const APPROVALS: usize = MEMBERS as usize;
@@ -113,8 +109,13 @@ pub const DAY_MILLISECONDS: u64 = 24 * 60 * 60 * 1_000;
 /// TLS site survives the loss of two HSMs of three for an hour.
 pub const ISOLATION_WINDOW_SECONDS: u32 = 60 * 60;
 
-/// Most that an admin may set there, in seconds: a week.
-pub const ISOLATION_WINDOW_MAXIMUM_SECONDS: u32 = 7 * 24 * 60 * 60;
+/// Payloads in one command that moves them to a new epoch: an entry must stay under replication's limit, and applying it
+/// must stay short.
+pub const MOVES_PER_COMMAND: usize = 64;
+
+/// A master key sealed for one HSM, in bytes: an HPKE encapsulated key (97 for P-384), two keys of 32 and a tag, with
+/// room.
+pub const SEALED_MASTER_BYTES: usize = 512;
 
 /// Name of a zone, in bytes.
 pub const ZONE_BYTES: usize = 32;

@@ -67,6 +67,9 @@ fn judge(state: &State, caller: Caller, request: Request<'_>) -> Result<(), Refu
         Request::ApproveMember { hsm } => apply::judge_approval(state, caller, hsm),
         Request::SetAdmissionRule { rule } => apply::judge_rule(caller, rule),
         Request::SetIsolationWindow { seconds } => apply::judge_window(caller, seconds),
+        // Where members are and which rule admits one more is not for strangers.
+        Request::ShowCluster if caller.role.is_some() => Ok(()),
+        Request::ShowCluster => Err(ErrorCode::NotLoggedIn.into()),
         // AWS's table: basic cluster information and the list of users are for every role, logged in or not.
         Request::ListUsers | Request::ListTrustAnchors => Ok(()),
         _ => Err(ErrorCode::NotSupported.into()),

@@ -7,6 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use hsm_protocol::attribute::{AttributeValue, Shape};
@@ -55,6 +56,18 @@ impl ObjectTable {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (ObjectHandle, &Arc<Object>)> {
         self.objects.iter().map(|(&handle, object)| (handle, object))
+    }
+
+    /// Objects with a handle above `after`, up to and with `through`, in order.
+    pub(crate) fn between(
+        &self,
+        after: ObjectHandle,
+        through: ObjectHandle,
+    ) -> impl Iterator<Item = (ObjectHandle, &Arc<Object>)> {
+        // A range whose end lies before its begin would panic.
+        let range = (through > after).then_some((Bound::Excluded(after), Bound::Included(through)));
+        let objects = range.map(|range| self.objects.range(range));
+        objects.into_iter().flatten().map(|(&handle, object)| (handle, object))
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -159,7 +172,9 @@ impl ObjectTable {
     }
 
     fn next_in(&self, list: Fingerprint, from: ObjectHandle) -> Option<ObjectHandle> {
-        self.postings.range((list, from)..=(list, ObjectHandle(u64::MAX))).next().map(|&(_, handle)| handle)
+        // No upper bound: looking for it would cost a second way down the tree.
+        let &(found, handle) = self.postings.range((list, from)..).next()?;
+        (found == list).then_some(handle)
     }
 }
 
@@ -200,13 +215,14 @@ fn any_curve(params: &[u8]) -> Option<&'static [u8]> {
     types.filter_map(|key_type| curve::canonical_params(key_type, params).ok()).next()
 }
 
+/// What a search can use of the index, what few objects share first: a search that finds nothing ends there.
 fn terms(wanted: &Template) -> Vec<Term<'_>> {
     let terms = [
-        wanted.number(AttributeKind::Class).map(Term::Class),
-        wanted.number(AttributeKind::KeyType).map(Term::KeyType),
         wanted.octets(AttributeKind::Label).map(Term::Label),
         wanted.octets(AttributeKind::Id).map(Term::Id),
         wanted.octets(AttributeKind::Subject).filter(|subject| !subject.is_empty()).map(Term::Subject),
+        wanted.number(AttributeKind::KeyType).map(Term::KeyType),
+        wanted.number(AttributeKind::Class).map(Term::Class),
     ];
     let terms: Vec<_> = terms.into_iter().flatten().collect();
     if terms.is_empty() { vec![Term::Any] } else { terms }

@@ -58,6 +58,8 @@ pub enum Request<'a> {
     SetAdmissionRule { rule: AdmissionRule },
     /// Set how long an HSM without a majority goes on.
     SetIsolationWindow { seconds: u32 },
+    /// See the members with their addresses, and the policy of the cluster.
+    ShowCluster,
     /// See the users.
     ListUsers,
     /// Register an anchor for client certificates.

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{HsmId, Stamp};
-use crate::limits::{ADMISSIONS_PER_DAY, ISOLATION_WINDOW_SECONDS, MEMBERS};
+use crate::limits::{ADMISSIONS_PER_DAY, DAY_MILLISECONDS, ISOLATION_WINDOW_SECONDS, MEMBERS};
 
 /// A member of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +72,13 @@ pub struct ClusterPolicy {
     pub approvals: Vec<HsmId>,
     /// When the standing rule admitted somebody, during the last day.
     pub admissions: Vec<Stamp>,
+}
+
+impl ClusterPolicy {
+    /// When the standing rule admitted somebody, during the day before `now`.
+    pub fn recent_admissions(&self, now: Stamp) -> impl Iterator<Item = Stamp> + '_ {
+        self.admissions.iter().copied().filter(move |then| now.0.saturating_sub(then.0) < DAY_MILLISECONDS)
+    }
 }
 
 /// By which standing rule an HSM of this installation may join.

@@ -85,6 +85,7 @@ pub(crate) fn describe(row: &Row) -> String {
     match row {
         Row::Cluster => "cluster".to_owned(),
         Row::Counters => "counters".to_owned(),
+        Row::Epoch(epoch) => format!("epoch {}", epoch.0),
         Row::Member(node) => format!("member {:x}", node.0),
         Row::User(user) => format!("user {}", user.0),
         Row::Attempt(_) => "login attempt".to_owned(),

@@ -11,7 +11,8 @@ use sha2::{Digest, Sha384};
 
 use crate::change::{Change, Row};
 use crate::cluster::ClusterRecord;
-use crate::ids::{Actor, AttemptId, NodeId, SessionId, Stamp, UserId};
+use crate::epoch::EpochRecord;
+use crate::ids::{Actor, AttemptId, Epoch, NodeId, SessionId, Stamp, UserId};
 use crate::limits::Quotas;
 use crate::object::Object;
 use crate::objects::ObjectTable;
@@ -26,6 +27,7 @@ pub(crate) struct State {
     pub(crate) cluster: Option<ClusterRecord>,
     pub(crate) counters: Option<Counters>,
     pub(crate) members: BTreeMap<NodeId, MemberRecord>,
+    pub(crate) epochs: BTreeMap<Epoch, EpochRecord>,
     pub(crate) users: BTreeMap<UserId, UserRecord>,
     pub(crate) names: BTreeMap<(UserName, Role), UserId>,
     pub(crate) sessions: BTreeMap<SessionId, SessionRecord>,
@@ -42,6 +44,7 @@ impl State {
             Row::Cluster => self.cluster = read(row, value)?,
             Row::Counters => self.counters = read(row, value)?,
             Row::Member(node) => put(&mut self.members, *node, read(row, value)?),
+            Row::Epoch(epoch) => put(&mut self.epochs, *epoch, read(row, value)?),
             Row::User(user) => self.absorb_user(*user, read(row, value)?),
             Row::Session(session) => self.absorb_session(*session, read(row, value)?),
             Row::Attempt(key) => match AttemptKey::read(key) {
@@ -130,6 +133,7 @@ impl State {
             add(Row::Counters, encode(counters));
         }
         self.members.iter().for_each(|(&node, record)| add(Row::Member(node), encode(record)));
+        self.epochs.iter().for_each(|(&epoch, record)| add(Row::Epoch(epoch), encode(record)));
         self.users.iter().for_each(|(&user, record)| add(Row::User(user), encode(record)));
         for (&attempt, record) in &self.attempts {
             add(AttemptKey::Open(attempt).row(), encode(record));

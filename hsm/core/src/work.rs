@@ -8,8 +8,9 @@ use crate::audit::{AuditRecord, Event};
 use crate::change::{Change, Effect, Response, Row};
 use crate::cluster::ClusterRecord;
 use crate::command::SealedPayload;
+use crate::epoch::EpochRecord;
 use crate::hsm::Applied;
-use crate::ids::{AttemptId, Index, NodeId, ObjectHandle, SessionId, Stamp, UserId};
+use crate::ids::{AttemptId, Epoch, Index, NodeId, ObjectHandle, SessionId, Stamp, UserId};
 use crate::object::Object;
 use crate::records::{AttemptRecord, Caller, Counters, SessionRecord, UnknownName, UserRecord};
 use crate::refusal::Refusal;
@@ -92,6 +93,10 @@ impl<'a> Work<'a> {
 
     pub(crate) fn put_member(&mut self, node: NodeId, member: Option<&MemberRecord>) {
         self.put(Row::Member(node), member);
+    }
+
+    pub(crate) fn put_epoch(&mut self, epoch: Epoch, record: Option<&EpochRecord>) {
+        self.put(Row::Epoch(epoch), record);
     }
 
     pub(crate) fn put_object(&mut self, handle: ObjectHandle, object: Option<&Object>) {

@@ -12,6 +12,7 @@ mod fault;
 mod key;
 mod mechanism;
 mod module;
+mod node_proof;
 mod operation;
 pub mod password;
 mod payload;
@@ -32,10 +33,14 @@ pub use key::Key;
 pub use key::make::{Made, MadePair, generate_pair, generate_secret, import, is_slow_pair};
 pub use mechanism::Encrypted;
 pub use module::Module;
+pub use node_proof::verify_node_proof;
 pub use operation::{decrypt, derive, digest, encrypt, sign, sign_recover, unwrap, verify, verify_recover, wrap};
 pub use payload::{Payload, disclose};
 pub use random::{NoiseSource, SystemNoise};
-pub use sealing::{ClusterKeys, MasterKey, RootFault, RootOfTrust, RowSum, StorageKey, TokenClaims};
+pub use sealing::{
+    ClusterKeys, Handover, KeyRing, MasterKey, Opened, RootFault, RootOfTrust, RowSum, SealingPair, StorageKey,
+    TokenClaims,
+};
 pub use secret::{MemoryKind, SecretBytes};
 pub use session_proof::verify_session_proof;
 pub use stream::{Finished, Stream};

@@ -1,4 +1,5 @@
 //! The module together with the policy that makes its permits: a key's whole life, and permits that do not fit.
+#![expect(clippy::unwrap_used, reason = "what cannot fail in a test may stop it")]
 
 use std::sync::Arc;
 

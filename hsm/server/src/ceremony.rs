@@ -12,8 +12,8 @@
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P384_SHA384,
-    PublicKeyData, date_time_ymd,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P384_SHA384, PublicKeyData, SanType, SigningKey, date_time_ymd,
 };
 use zeroize::{Zeroize, Zeroizing};
 
@@ -36,7 +36,11 @@ pub struct CeremonyFault(#[from] rcgen::Error);
 pub struct CeremonyKey(KeyPair);
 
 impl CeremonyKey {
-    fn generate() -> Result<Self, CeremonyFault> {
+    /// A new key.
+    ///
+    /// # Errors
+    /// [`CeremonyFault`].
+    pub fn generate() -> Result<Self, CeremonyFault> {
         Ok(Self(KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384)?))
     }
 
@@ -57,6 +61,14 @@ impl CeremonyKey {
     /// The public key: DER SubjectPublicKeyInfo.
     pub fn public_key(&self) -> Vec<u8> {
         self.0.subject_public_key_info()
+    }
+
+    /// Signs with SHA-384: ECDSA, DER.
+    ///
+    /// # Errors
+    /// [`CeremonyFault`].
+    pub fn sign(&self, statement: &[u8]) -> Result<Vec<u8>, CeremonyFault> {
+        Ok(self.0.sign(statement)?)
     }
 }
 
@@ -137,6 +149,25 @@ impl Installation {
         let issuer = Issuer::from_ca_cert_pem(&self.certificates.aws_hardware, &self.card_key.0)?;
         let hsm_certificate = params.signed_by(&key.0, &issuer)?.pem();
         Ok(ClusterIdentity { key, cluster_csr, hsm_certificate })
+    }
+}
+
+impl Installation {
+    /// Certifies an HSM's node key: DER. The certificate names the HSM in its common name and as `kagimori:hsm:…`, and
+    /// serves both ends of a connection between HSMs.
+    ///
+    /// # Errors
+    /// [`CeremonyFault`].
+    pub fn certify_node(&self, key: &CeremonyKey, hsm: &str, now: Duration) -> Result<Vec<u8>, CeremonyFault> {
+        let mut params = named("HSM", hsm);
+        set_life(&mut params, now, CARD_DAYS);
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.subject_alt_names = vec![SanType::URI(format!("kagimori:hsm:{hsm}").try_into()?)];
+        params.use_authority_key_identifier_extension = true;
+        let issuer = Issuer::from_ca_cert_pem(&self.certificates.aws_hardware, &self.card_key.0)?;
+        Ok(params.signed_by(&key.0, &issuer)?.der().to_vec())
     }
 }
 

@@ -28,7 +28,14 @@ Examples:
         --trust-anchor customerCA.crt
 
   From then on clients connect; `kagimori cluster activate` gives the first
-  admin a password.";
+  admin a password.
+
+  Add a second HSM, which shares the folder of the installation:
+    kagimori-hsm serve --data-dir /var/lib/kagimori-2 --zone b \\
+        --installation /var/lib/kagimori/installation \\
+        --listen 10.0.0.2:2223 --peer-listen 10.0.0.2:2224
+    kagimori-hsm manage --socket /var/lib/kagimori-2/management.sock \\
+        join --member 10.0.0.1:2224";
 
 /// One HSM of a Kagimori cluster: keeps keys, signs and decrypts with them, and never gives them away.
 #[derive(Debug, Parser)]
@@ -57,9 +64,40 @@ pub struct ServeArguments {
     #[arg(long, env = "KAGIMORI_HSM_DATA_DIR", value_name = "FOLDER")]
     pub data_dir: PathBuf,
 
+    /// Folder of the installation: the roots and the card's key, which certify every HSM. HSMs that shall form one cluster
+    /// share it [default: installation in the data folder].
+    #[arg(long, env = "KAGIMORI_HSM_INSTALLATION", value_name = "FOLDER")]
+    pub installation: Option<PathBuf>,
+
     /// Address for clients over TLS 1.3. Opens once the cluster is initialised.
     #[arg(long, env = "KAGIMORI_HSM_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:2223")]
     pub listen: SocketAddr,
+
+    /// Address and port under which clients reach this HSM, where it is not that of --listen.
+    #[arg(long, env = "KAGIMORI_HSM_CLIENT_ADDRESS", value_name = "HOST:PORT")]
+    pub client_address: Option<String>,
+
+    /// Address for the other HSMs of the cluster. Without it this HSM can only be a cluster's sole member.
+    #[arg(long, env = "KAGIMORI_HSM_PEER_LISTEN", value_name = "ADDRESS:PORT")]
+    pub peer_listen: Option<SocketAddr>,
+
+    /// Address under which the other HSMs reach this one, where it is not that of --peer-listen.
+    #[arg(long, env = "KAGIMORI_HSM_PEER_ADDRESS", value_name = "ADDRESS:PORT", requires = "peer_listen")]
+    pub peer_address: Option<SocketAddr>,
+
+    /// TCP ports that this HSM may connect to, all of them other HSMs' --peer-listen: numbers and ranges such as
+    /// 2224,2300-2327 [default: the port of --peer-listen].
+    #[arg(long, env = "KAGIMORI_HSM_PEER_PORTS", value_name = "PORTS", requires = "peer_listen")]
+    pub peer_ports: Option<String>,
+
+    /// Availability zone, room or rack that fails as one: the cluster spreads its voters over zones.
+    #[arg(long, env = "KAGIMORI_HSM_ZONE", value_name = "NAME", default_value = "")]
+    pub zone: String,
+
+    /// Be a witness: keep the log and vote, so that a cluster of two HSMs outlives one of them, and never hold its keys
+    /// or serve clients.
+    #[arg(long, requires = "peer_listen")]
+    pub witness: bool,
 
     /// Unix socket for clients on this host: same protocol, no TLS. Opens once the cluster is initialised.
     #[arg(long, env = "KAGIMORI_HSM_UNIX_SOCKET", value_name = "PATH")]
@@ -125,9 +163,9 @@ pub enum LogFormat {
 #[derive(Clone, Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub struct ManageArguments {
-    /// The HSM's management socket.
-    #[arg(long, env = "KAGIMORI_HSM_MANAGEMENT_SOCKET", value_name = "PATH")]
-    pub socket: PathBuf,
+    /// The HSM's management socket; needed.
+    #[arg(long, global = true, env = "KAGIMORI_HSM_MANAGEMENT_SOCKET", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
 
     /// Form of the answer.
     #[arg(long, value_enum, global = true, default_value_t = Output::Text)]
@@ -176,6 +214,14 @@ pub enum ManageCommand {
         #[arg(long, value_name = "FILE")]
         trust_anchor: PathBuf,
     },
+    /// Join a cluster. This HSM must belong to none; a rule of the cluster must cover it.
+    Join {
+        /// Peer address of an HSM of the cluster (its --peer-listen); several are tried in turn.
+        #[arg(long = "member", value_name = "ADDRESS:PORT", required = true)]
+        members: Vec<SocketAddr>,
+    },
+    /// Leave the cluster: its other members go on, and this HSM destroys its copy of the keys and stops.
+    Leave,
     /// Stop the HSM as SIGTERM does, and wait until it has.
     Stop,
 }
@@ -188,6 +234,15 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn the_management_socket_may_stand_before_or_after_what_is_asked() {
+        for words in [["--socket", "s", "status"], ["status", "--socket", "s"]] {
+            let parsed = CommandLine::try_parse_from(["kagimori-hsm", "manage"].into_iter().chain(words)).unwrap();
+            let Command::Manage(arguments) = parsed.command else { panic!("{words:?}") };
+            assert_eq!(arguments.socket, Some(PathBuf::from("s")), "{words:?}");
+        }
     }
 
     #[test]

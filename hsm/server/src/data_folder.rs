@@ -84,9 +84,19 @@ impl DataFolder {
         self.path.join("hsm.id")
     }
 
-    /// What is made once per installation: the card's key and the roots' certificates.
-    pub fn installation(&self) -> PathBuf {
-        self.path.join("installation")
+    /// By what this HSM proves to others who it is, under the root of trust.
+    pub fn identity(&self) -> PathBuf {
+        self.path.join("identity.seal")
+    }
+
+    /// The seal while this HSM has not got the cluster's state: renamed when it has.
+    pub fn joining_seal(&self) -> PathBuf {
+        self.path.join("master.seal.joining")
+    }
+
+    /// Peer addresses of a cluster that this HSM is joining; there until it has joined.
+    pub fn joining(&self) -> PathBuf {
+        self.path.join("joining")
     }
 
     /// Writes a file of mode 0600 whole and durably: after a crash it is the old one or the new one.

@@ -70,6 +70,15 @@ pub enum Fault {
     /// The state or the log broke while serving.
     #[error("this HSM stopped itself: {0}. What was acknowledged is on disk; look at the log above, then start again")]
     Stopped(String),
+    /// The cluster goes on without this HSM.
+    #[error(
+        "this HSM (hsm {hsm}) is no member of the cluster any more: its copy of the keys, its state and its identity are \
+         destroyed. Started again on this folder it is a new HSM, which may join"
+    )]
+    Removed {
+        /// Its name.
+        hsm: String,
+    },
     /// The management socket cannot be reached.
     #[error(
         "no HSM answers on {socket}: {cause}. Is `kagimori-hsm serve` running, and are you the user that it runs as?",
@@ -116,6 +125,7 @@ Exit codes:
   12  manage: no HSM answers on the socket
   13  manage: the HSM refused; the message says why
   14  manage: a named file cannot be read or written
+  15  the HSM left its cluster or was removed from it; its keys are destroyed
   134 an internal assertion failed (SIGABRT); nothing that was acknowledged is lost";
 
 impl Fault {
@@ -134,6 +144,7 @@ impl Fault {
             Self::Unreachable { .. } => 12,
             Self::Refused { .. } => 13,
             Self::File { .. } => 14,
+            Self::Removed { .. } => 15,
         }
     }
 
@@ -162,6 +173,7 @@ mod tests {
             Fault::Unreachable { socket: PathBuf::new(), cause: String::new() },
             Fault::Refused { code: 0, message: String::new() },
             Fault::File { file: PathBuf::new(), cause: String::new() },
+            Fault::Removed { hsm: String::new() },
         ];
         for fault in faults {
             let line = format!("\n  {:<3} ", fault.exit_code());

@@ -1,7 +1,9 @@
 //! What a new cluster begins with: names, keys, certificates, the activation password. Made here, proposed by `member`.
 
+use std::net::SocketAddr;
+
 use hsm_core::command::{CeremonyCertificates, Form};
-use hsm_core::{ClusterId, Epoch, HsmId, Incarnation, MemberKind, MemberRecord, NodeId};
+use hsm_core::{ClusterId, Epoch, HsmId, Incarnation, MemberKind, MemberRecord, NodeId, Stamp};
 use hsm_crypto::{ClusterKeys, Module};
 use hsm_protocol::Lifecycle;
 use zeroize::Zeroizing;
@@ -27,7 +29,8 @@ pub(crate) fn first_command(
     let module = &surroundings.module;
     let now = now();
     let hsm = hexadecimal(&surroundings.hsm[..8]);
-    let installation = installation::read_or_make(&surroundings.folder, &hsm, now)?;
+    let installation =
+        installation::read_or_make(&surroundings.folder, surroundings.settings.installation(), &hsm, now)?;
     let identity = installation.make_cluster_identity(&hsm, fips, now).map_err(|fault| stopped(&fault))?;
     let password = activation_password(module)?;
     let seal = |purpose, bytes: &[u8]| keys.seal_bytes(module, purpose, bytes).map_err(|fault| stopped(&fault));
@@ -48,15 +51,32 @@ pub(crate) fn first_command(
             manufacturer_hardware_certificate: installation.certificates.manufacturer_hardware,
         },
         node: NodeId::default(),
-        member: first_member(surroundings),
+        member: own_record(surroundings, None),
     })
 }
 
-fn first_member(surroundings: &Surroundings) -> MemberRecord {
-    let listen = surroundings.settings.listen().to_string();
-    let version = env!("CARGO_PKG_VERSION").to_owned();
-    let alone = MemberRecord::alone(HsmId(surroundings.hsm), MemberKind::Hsm);
-    MemberRecord { client_address: listen, version, ..alone }
+/// What the roster shall say of this HSM, which listens for clients at `bound`, once it does.
+pub(crate) fn own_record(surroundings: &Surroundings, bound: Option<SocketAddr>) -> MemberRecord {
+    let Surroundings { settings, identity, .. } = surroundings;
+    let kind = if settings.witness() { MemberKind::Witness } else { MemberKind::Hsm };
+    let (client_address, sealing_key) = match kind {
+        MemberKind::Witness => (String::new(), Vec::new()),
+        MemberKind::Hsm if settings.client_address().is_empty() => {
+            (bound.unwrap_or(settings.listen()).to_string(), identity.sealing().public().to_vec())
+        }
+        MemberKind::Hsm => (settings.client_address().to_owned(), identity.sealing().public().to_vec()),
+    };
+    MemberRecord {
+        hsm: HsmId(surroundings.hsm),
+        kind,
+        zone: settings.zone().to_owned(),
+        peer_address: settings.peers().map(|peers| peers.address.to_string()).unwrap_or_default(),
+        client_address,
+        certificate: identity.certificate().to_vec(),
+        sealing_key,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        admitted_at: Stamp::default(),
+    }
 }
 
 /// Random letters and digits, each equally likely: octets above the last multiple of 62 are drawn again.

@@ -1,7 +1,7 @@
 //! The process `kagimori-hsm`: one HSM of a cluster.
 //!
-//! It starts the cryptographic module, opens the store, listens for applications (TLS 1.3 and a Unix socket) and for
-//! whoever runs it (the management socket), and locks itself up. [`process`] holds the order of start and stop,
+//! It starts the cryptographic module, opens the store, listens for applications (TLS 1.3 and a Unix socket), for the
+//! other HSMs of its cluster ([`peers`]) and for whoever runs it (the management socket), and locks itself up. [`process`] holds the order of start and stop,
 //! [`connection`] frames and sessions, [`dispatch`] the work on one request.
 //!
 //! It must not decide what is allowed (`hsm-core` does), do cryptography on its own (`hsm-crypto` does), or know how
@@ -17,7 +17,9 @@ mod doors;
 pub mod exit;
 mod formation;
 pub mod health;
+pub mod identity;
 pub mod installation;
+mod joining;
 pub mod limits;
 pub mod listener;
 pub mod logging;
@@ -27,6 +29,7 @@ pub mod member;
 pub mod metrics;
 mod node_watch;
 pub mod peer;
+pub mod peers;
 pub mod process;
 pub mod root_of_trust;
 pub mod sandbox;

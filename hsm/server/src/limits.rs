@@ -73,6 +73,74 @@ pub const PASSPHRASE_BYTES: usize = 4096;
 /// Files and sockets that this process may have open, if the system permits: each connection needs two.
 pub const OPEN_FILES: u64 = 65_536;
 
+/// TCP ports that an HSM may connect to: each is a rule of Landlock, and a cluster has at most 28 other HSMs.
+pub const PEER_PORTS: usize = 1024;
+
+/// Connections from other HSMs at one time: two classes from each of 28, those that they are just replacing, and a
+/// newcomer or two.
+pub const PEER_CONNECTIONS: usize = 128;
+
+/// Time for a TLS handshake and the first message with another HSM, on either side.
+pub const PEER_OPENING: Duration = Duration::from_secs(4);
+
+/// Time for the TCP connection to another HSM: its host answers within a round trip or is not there.
+pub const PEER_CONNECT: Duration = Duration::from_secs(2);
+
+/// Bytes of the first message of a connection between HSMs: a newcomer's addresses and keys. Also strangers may send one
+/// (of those who hold a certificate of this installation), so it is small.
+pub const PEER_OPENING_BYTES: usize = 16 * 1024;
+
+/// Bytes of the answer to it: the roster, 29 times a certificate of up to 4,096 bytes and three addresses.
+pub const PEER_OPENING_REPLY_BYTES: usize = 192 * 1024;
+
+/// Bytes of one message between members: what replication sends in one call, twice over.
+pub const PEER_MESSAGE: usize = 8 * 1024 * 1024;
+
+/// Messages up to this size go by a connection of their own, so that no heartbeat waits behind a part of a snapshot.
+pub const PEER_SMALL_MESSAGE: usize = 32 * 1024;
+
+/// Messages that wait for one connection to a member. Replication has a handful under way with each.
+pub const PEER_QUEUE: usize = 64;
+
+/// Messages of one connection that are being answered at one time.
+pub const PEER_ANSWERS: usize = 64;
+
+/// First wait after a member could not be reached; it doubles up to [`PEER_PAUSE_MAXIMUM`].
+pub const PEER_PAUSE: Duration = Duration::from_millis(50);
+
+/// Longest wait before a member that could not be reached is tried again: below the time of an election, so that a member
+/// that came back is heard before others vote without it.
+pub const PEER_PAUSE_MAXIMUM: Duration = Duration::from_millis(800);
+
+/// A connection to a member on which nothing was sent for this long is closed.
+pub const PEER_IDLE: Duration = Duration::from_secs(60);
+
+/// Time after which the kernel gives up a connection whose octets nobody acknowledges (tcp(7), `TCP_USER_TIMEOUT`).
+pub const PEER_SILENCE: Duration = Duration::from_secs(5);
+
+/// A second process with the identity of a member is refused while the first was heard within this time.
+pub const PEER_TWIN: Duration = Duration::from_secs(3);
+
+/// Time that `manage join` waits until the newcomer holds the cluster's state; after it the join goes on by itself.
+pub const JOIN_TIME: Duration = Duration::from_secs(45);
+
+/// Time for a member to answer a newcomer: the log decides, perhaps after an election.
+pub const ADMISSION_TIME: Duration = Duration::from_secs(25);
+
+/// Peer addresses in one `manage join`: every member of the largest cluster.
+pub const JOIN_ADDRESSES: usize = 32;
+
+/// Between two attempts to go on with a join that was interrupted.
+pub const JOIN_AGAIN: Duration = Duration::from_secs(5);
+
+/// How often a member compares what the roster says of it with what is so.
+pub const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
+
+const _: () = assert!(PEER_CONNECTIONS >= 4 * hsm_core::limits::MEMBERS as usize);
+const _: () = assert!(PEER_OPENING_REPLY_BYTES >= 29 * (hsm_core::limits::MEMBER_KEY_BYTES + 2 * 300));
+const _: () = assert!(PEER_MESSAGE >= 2 * 2 * 1024 * 1024);
+const _: () = assert!(JOIN_TIME.as_secs() < MANAGE_ANSWER_TIME.as_secs());
+const _: () = assert!(PROPOSAL_TIME.as_secs() < ADMISSION_TIME.as_secs());
 const _: () = assert!(HALF_OPEN_PER_SOURCE * 2 <= HALF_OPEN);
 const _: () = assert!(HALF_OPEN <= CONNECTIONS);
 const _: () = assert!(hsm_protocol::limits::CERTIFICATE_BYTES * 2 + 1024 <= MANAGEMENT_MESSAGE);

@@ -3,12 +3,14 @@
 //! It must not touch the HSM's files: everything goes through the socket.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use hsm_protocol::limits::CERTIFICATE_BYTES;
 use hsm_protocol::management::{
-    Certificates, CertificatesReply, Form, Initialize, Reply, Request, Status, StatusReply, Stop, reply, request,
+    Certificates, CertificatesReply, Form, Initialize, Join, Leave, Member, Reply, Request, Status, StatusReply, Stop,
+    reply, request,
 };
 use hsm_protocol::{ErrorCode, Lifecycle};
 
@@ -20,14 +22,16 @@ use crate::management::codec::{self, CodecFault};
 /// Does what the command line says. What it prints goes to `out`.
 ///
 /// # Errors
-/// [`Fault::Unreachable`], [`Fault::Refused`] or [`Fault::File`].
+/// [`Fault::Settings`], [`Fault::Unreachable`], [`Fault::Refused`] or [`Fault::File`].
 pub fn run(arguments: &ManageArguments, out: &mut dyn Write) -> Result<(), Fault> {
-    let connection = Connection::open(&arguments.socket)?;
+    let connection = Connection::open(socket(arguments)?)?;
     let shown = match &arguments.command {
         ManageCommand::Status => status(connection)?,
         ManageCommand::Form { label, fips } => form(connection, label, *fips)?,
         ManageCommand::Certificates { out_dir } => certificates(connection, out_dir)?,
         ManageCommand::Initialize { certificate, trust_anchor } => initialize(connection, certificate, trust_anchor)?,
+        ManageCommand::Join { members } => join(connection, members)?,
+        ManageCommand::Leave => leave(connection)?,
         ManageCommand::Stop => stop(connection)?,
     };
     let printed = match arguments.output {
@@ -35,6 +39,17 @@ pub fn run(arguments: &ManageArguments, out: &mut dyn Write) -> Result<(), Fault
         Output::Json => writeln!(out, "{}", shown.json),
     };
     printed.map_err(|error| Fault::File { file: PathBuf::from("standard output"), cause: error.to_string() })
+}
+
+/// The socket to ask through. The parser cannot demand it: an option for all subcommands must be optional to it.
+fn socket(arguments: &ManageArguments) -> Result<&Path, Fault> {
+    arguments.socket.as_deref().ok_or_else(|| {
+        Fault::Settings(
+            "which HSM? Name its management socket by --socket PATH or KAGIMORI_HSM_MANAGEMENT_SOCKET; `serve` makes \
+             it as management.sock in the data folder unless told otherwise"
+                .to_owned(),
+        )
+    })
 }
 
 /// The same answer in two forms.
@@ -116,6 +131,7 @@ fn show_status(status: &StatusReply) -> Shown {
     };
     line("sandbox", &status.sandbox);
     line("lifecycle", lifecycle);
+    line("joining", &status.joining);
     if status.lifecycle != 0 {
         line("cluster", &status.cluster);
         line("hsm", &status.hsm);
@@ -127,21 +143,49 @@ fn show_status(status: &StatusReply) -> Shown {
         line("sessions", &status.sessions.to_string());
         line(
             "clients",
-            if status.client_address.is_empty() { "not yet: initialise first" } else { &status.client_address },
+            match (status.witness, status.client_address.as_str()) {
+                (true, _) => "none: this is a witness",
+                (false, "") => "not yet: initialise first",
+                (false, address) => address,
+            },
         );
         line("client socket", &status.client_socket);
         line("client certificates", if status.client_certificates_required { "required" } else { "not required" });
         line("activation password", &status.activation_password);
     }
+    lines.extend(status.members.iter().map(show_member));
     let json = serde_json::json!({
+        "members": status.members.iter().map(member_json).collect::<Vec<_>>(),
         "version": status.version, "process": status.process, "sandbox": status.sandbox, "lifecycle": lifecycle,
-        "cluster": status.cluster, "hsm": status.hsm, "label": status.label, "mode": mode,
+        "cluster": status.cluster, "incarnation": status.incarnation, "hsm": status.hsm, "joining": status.joining, "witness": status.witness, "label": status.label, "mode": mode,
         "applied_index": status.applied_index, "objects": status.objects, "users": status.users,
         "sessions": status.sessions, "client_address": status.client_address, "client_socket": status.client_socket,
         "client_certificates_required": status.client_certificates_required,
         "activation_password": status.activation_password,
     });
     Shown { text: lines.join("\n"), json }
+}
+
+/// One line of the roster.
+fn show_member(member: &Member) -> String {
+    let mut words = vec![member.hsm.as_str()];
+    words.extend(member.here.then_some("(this)"));
+    words.extend(member.leads.then_some("leads"));
+    words.extend(member.witness.then_some("witness"));
+    let (zone, peers) = (format!("zone {:?}", member.zone), format!("peers {}", member.peer_address));
+    let (clients, version) = (format!("clients {}", member.client_address), format!("version {}", member.version));
+    words.extend([zone.as_str(), peers.as_str()]);
+    words.extend((!member.client_address.is_empty()).then_some(clients.as_str()));
+    words.push(&version);
+    format!("{:<22}{}", "member", words.join(" "))
+}
+
+fn member_json(member: &Member) -> serde_json::Value {
+    serde_json::json!({
+        "hsm": member.hsm, "node": member.node, "witness": member.witness, "zone": member.zone,
+        "peer_address": member.peer_address, "client_address": member.client_address, "version": member.version,
+        "here": member.here, "leads": member.leads,
+    })
 }
 
 fn form(mut connection: Connection, label: &str, fips: bool) -> Result<Shown, Fault> {
@@ -214,20 +258,59 @@ fn read_certificate(file: &Path) -> Result<String, Fault> {
     std::fs::read_to_string(file).map_err(|error| file_fault(file, &error))
 }
 
+fn join(mut connection: Connection, members: &[SocketAddr]) -> Result<Shown, Fault> {
+    let members = members.iter().map(ToString::to_string).collect();
+    let reply::Body::Joined(joined) = connection.ask(request::Body::Join(Join { members }))? else {
+        return Err(connection.unexpected());
+    };
+    let status = connection.status()?;
+    let text = if joined.complete {
+        format!("HSM {} is a member of cluster {}, one of {}.", status.hsm, status.cluster, status.members.len())
+    } else {
+        "The cluster has admitted this HSM; its state is still on its way. `status` shows when it is there.".to_owned()
+    };
+    Ok(Shown { text, json: show_status(&status).json })
+}
+
+/// Leaves, and waits until the process is gone, which has destroyed its keys then.
+fn leave(mut connection: Connection) -> Result<Shown, Fault> {
+    let status = connection.status()?;
+    connection.done(request::Body::Leave(Leave {}))?;
+    wait_for_end(&mut connection, status.process)?;
+    let text = format!("HSM {} has left the cluster; its copy of the keys is destroyed.", status.hsm);
+    Ok(Shown { text, json: serde_json::json!({ "left": status.hsm }) })
+}
+
 /// Waits until the process is gone: the kernel closes the connection then, and the data folder is free.
 fn stop(mut connection: Connection) -> Result<Shown, Fault> {
     let process = connection.status()?.process;
     connection.done(request::Body::Stop(Stop {}))?;
+    wait_for_end(&mut connection, process)?;
+    Ok(Shown { text: "The HSM has stopped.".to_owned(), json: serde_json::json!({ "stopped": process }) })
+}
+
+fn wait_for_end(connection: &mut Connection, process: u32) -> Result<(), Fault> {
     match codec::receive::<Reply>(&mut connection.stream, limits::STOP_TIME * 2) {
-        Err(CodecFault::Closed | CodecFault::Socket(_)) => {}
+        Err(CodecFault::Closed | CodecFault::Socket(_)) => Ok(()),
         Ok(_) | Err(_) => {
             let message = format!("process {process} has not ended yet; look at its log");
-            return Err(Fault::Refused { code: ErrorCode::NotReady as u32, message });
+            Err(Fault::Refused { code: ErrorCode::NotReady as u32, message })
         }
     }
-    Ok(Shown { text: "The HSM has stopped.".to_owned(), json: serde_json::json!({ "stopped": process }) })
 }
 
 fn file_fault(file: &Path, error: &std::io::Error) -> Fault {
     Fault::File { file: file.to_owned(), cause: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_socket_is_asked_for_by_its_option_and_its_variable() {
+        let arguments = ManageArguments { socket: None, output: Output::Text, command: ManageCommand::Status };
+        let said = run(&arguments, &mut Vec::new()).unwrap_err().to_string();
+        assert!(said.contains("--socket") && said.contains("KAGIMORI_HSM_MANAGEMENT_SOCKET"), "{said}");
+    }
 }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hsm_core::command::Origin;
-use hsm_core::{Action, ClusterId};
-use hsm_crypto::{ClusterKeys, MasterKey, Module};
+use hsm_core::{Action, ClusterId, NodeId};
+use hsm_crypto::{ClusterKeys, KeyRing, MasterKey, Module};
 use hsm_protocol::Lifecycle;
 use hsm_replication::{Node, OpenFault, Outcome};
 use parking_lot::Mutex;
@@ -20,9 +20,11 @@ use crate::data_folder::DataFolder;
 use crate::dispatch::{Effects, Service, ServiceParts};
 use crate::doors::Doors;
 use crate::exit::Fault;
+use crate::identity::Identity;
 use crate::metrics::Metrics;
 use crate::node_watch::{self, Watch};
 use crate::peer::Source;
+use crate::peers::{Home, Peers, Place, roster_of};
 use crate::settings::Settings;
 use crate::{formation, limits, root_of_trust};
 
@@ -44,19 +46,33 @@ pub struct Surroundings {
     pub metrics: Arc<Metrics>,
     /// This HSM's random name.
     pub hsm: [u8; 16],
+    /// By what it proves that name.
+    pub identity: Arc<Identity>,
+    /// The way to other HSMs; `None` when there can be none.
+    pub peers: Option<Arc<Peers>>,
     /// Makes the sink for effects that is given to a node.
     pub effects: Box<dyn Fn() -> Arc<Effects> + Send + Sync>,
     /// Called when the node can not go on.
     pub on_fault: Arc<dyn Fn(hsm_replication::Fault) + Send + Sync>,
+    /// Called when a node is something else to its cluster than before.
+    pub on_standing: Arc<dyn Fn(hsm_replication::Standing) + Send + Sync>,
 }
 
 /// A member of a cluster.
 pub struct Member {
     surroundings: Arc<Surroundings>,
     node: Arc<Node>,
-    keys: Arc<ClusterKeys>,
-    service: Arc<Service>,
+    /// Which node of the roster this is.
+    place: Place,
+    /// `None` in a witness, which holds no key and serves nobody.
+    serving: Option<Serving>,
     doors: Mutex<Doors>,
+}
+
+/// What a member that holds the cluster's keys serves clients with.
+struct Serving {
+    keys: Arc<KeyRing>,
+    service: Arc<Service>,
 }
 
 impl Member {
@@ -82,7 +98,7 @@ impl Member {
         watch.begin();
         folder.rename(&folder.forming_seal(), &folder.seal())?;
         tracing::info!(cluster = %hexadecimal(&cluster.0), fips, memory = ?master.memory(), "cluster formed");
-        Self::around(surroundings, node, keys, effects)
+        Self::around(surroundings, Arc::new(node), Arc::new(master), effects)
     }
 
     /// Goes on with the cluster in the data folder; `None` when this HSM belongs to none.
@@ -91,13 +107,17 @@ impl Member {
     /// [`Fault`] that names the file and what to do; nothing is repaired.
     pub fn open(surroundings: &Arc<Surroundings>) -> Result<Option<Self>, Fault> {
         let Surroundings { settings, folder, module, .. } = &**surroundings;
+        if folder.joining_seal().exists() && !folder.seal().exists() {
+            // It was joining: that begins again.
+            return Ok(None);
+        }
         if !folder.store().exists() {
             if folder.seal().exists() {
                 return Err(Fault::Broken {
                     file: folder.store(),
                     cause: "master.seal is there but the store is not".to_owned(),
-                    remedy: "Restore store.redb and store.mark from a copy; to begin a new cluster instead, use an empty \
-                             data folder",
+                    remedy: "Restore store.redb and store.mark from a copy; or, in a cluster of several, remove \
+                             master.seal and join again: the HSM returns under its name",
                 });
             }
             discard_unfinished(folder)?;
@@ -122,34 +142,44 @@ impl Member {
         if forming {
             folder.rename(&folder.forming_seal(), &folder.seal())?;
         }
-        let cluster = node.read().cluster().map(|record| record.cluster).ok_or_else(|| Fault::Broken {
-            file: folder.store(),
-            cause: "the state holds no cluster".to_owned(),
-            remedy: "Restore store.redb and store.mark from a copy",
-        })?;
-        let keys = ClusterKeys::new(&master, cluster).map_err(|fault| stopped(&fault))?;
-        tracing::info!(cluster = %hexadecimal(&cluster.0), memory = ?master.memory(), "cluster opened");
-        Self::around(surroundings, node, keys, effects).map(Some)
+        folder.remove(&folder.joining())?;
+        Self::around(surroundings, Arc::new(node), Arc::new(master), effects).map(Some)
     }
 
-    fn around(
+    /// A member with this node, whose state holds a cluster, and this master key.
+    pub(crate) fn around(
         surroundings: &Arc<Surroundings>,
-        node: Node,
-        keys: ClusterKeys,
+        node: Arc<Node>,
+        master: Arc<MasterKey>,
         effects: Arc<Effects>,
     ) -> Result<Self, Fault> {
-        let (node, keys) = (Arc::new(node), Arc::new(keys));
-        let parts = ServiceParts {
-            node: Arc::clone(&node),
-            module: Arc::clone(&surroundings.module),
-            keys: Arc::clone(&keys),
-            metrics: Arc::clone(&surroundings.metrics),
-            effects,
-            hsm: surroundings.hsm,
-            address: surroundings.settings.listen().to_string(),
+        let place = place_of(surroundings, &node)?;
+        tracing::info!(
+            cluster = %hexadecimal(&place.cluster), node = format!("{:x}", place.node), memory = ?master.memory(),
+            "cluster opened"
+        );
+        let serving = if master.is_keyless() {
+            None
+        } else {
+            let keys = ClusterKeys::new(&master, ClusterId(place.cluster)).map_err(|fault| stopped(&fault))?;
+            let keys = Arc::new(KeyRing::new(keys, None));
+            let parts = ServiceParts {
+                node: Arc::clone(&node),
+                module: Arc::clone(&surroundings.module),
+                keys: Arc::clone(&keys),
+                metrics: Arc::clone(&surroundings.metrics),
+                effects,
+                hsm: surroundings.hsm,
+                address: formation::own_record(surroundings, None).client_address,
+            };
+            Some(Serving { keys, service: Service::new(parts).map_err(|error| stopped(&error))? })
         };
-        let service = Service::new(parts).map_err(|error| stopped(&error))?;
-        Ok(Self { surroundings: Arc::clone(surroundings), node, keys, service, doors: Mutex::default() })
+        if let Some(peers) = &surroundings.peers {
+            let roster = roster_of(node.read().members());
+            peers.settle(Home { place, node: Arc::clone(&node), master }, roster);
+        }
+        let surroundings = Arc::clone(surroundings);
+        Ok(Self { surroundings, node, place, serving, doors: Mutex::default() })
     }
 
     /// The node, for asking and proposing.
@@ -185,7 +215,8 @@ impl Member {
     pub fn activation_password(&self) -> Result<Option<Zeroizing<String>>, Fault> {
         let sealed = self.node.read().cluster().map(|record| record.sealed_activation_password.clone());
         let Some(sealed) = sealed.filter(|sealed| !sealed.is_empty()) else { return Ok(None) };
-        let opened = self.keys.open_bytes(PURPOSE_ACTIVATION, &sealed).map_err(|fault| stopped(&fault))?;
+        let Some(Serving { keys, .. }) = &self.serving else { return Ok(None) };
+        let opened = keys.open_bytes(PURPOSE_ACTIVATION, &sealed).map_err(|fault| stopped(&fault))?;
         let password = std::str::from_utf8(opened.expose()).map_err(|fault| stopped(&fault))?;
         Ok(Some(Zeroizing::new(password.to_owned())))
     }
@@ -201,7 +232,8 @@ impl Member {
     }
 
     fn open_cluster_key(&self, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Fault> {
-        let key = self.keys.open_bytes(PURPOSE_CLUSTER_KEY, sealed);
+        let Some(Serving { keys, .. }) = &self.serving else { return Err(stopped(&"a witness holds no keys")) };
+        let key = keys.open_bytes(PURPOSE_CLUSTER_KEY, sealed);
         let key = key.map_err(|_| stopped(&"the seal of the cluster's TLS key does not open"))?;
         Ok(Zeroizing::new(key.expose().to_vec()))
     }
@@ -218,36 +250,122 @@ impl Member {
     /// [`Fault::Listen`], or [`Fault::Stopped`] when what the state holds cannot be used.
     pub fn open_doors(&self) -> Result<bool, Fault> {
         let mut doors = self.doors.lock();
+        let Some(Serving { service, .. }) = &self.serving else { return Ok(false) };
         let Some(record) = self.node.read().cluster().cloned() else { return Ok(false) };
         if record.certificate.is_empty() || record.lifecycle == Lifecycle::Zeroized {
             return Ok(false);
         }
         let Surroundings { settings, metrics, .. } = &*self.surroundings;
-        doors.open(&record, settings, metrics, &self.service, || self.open_cluster_key(&record.sealed_cluster_key))
+        doors.open(&record, settings, metrics, service, || self.open_cluster_key(&record.sealed_cluster_key))
     }
 
     /// Ends every connection over TLS: they began under another rule for client certificates. Clients come again by
     /// themselves, and are judged by the new one.
     pub fn close_tls_connections(&self) {
-        self.service.close_all(|facts| matches!(facts.source, Source::Network(_)));
+        let Some(Serving { service, .. }) = &self.serving else { return };
+        service.close_all(|facts| matches!(facts.source, Source::Network(_)));
     }
 
     /// Lets nobody in any more, ends what is under way within the time for it, and closes the store.
     pub fn stop(&self) {
         self.doors.lock().close(&self.surroundings.settings);
-        self.service.stop(limits::STOP_TIME);
+        if let Some(Serving { service, .. }) = &self.serving {
+            service.stop(limits::STOP_TIME);
+        }
         self.node.stop();
+        if let Some(peers) = &self.surroundings.peers {
+            peers.withdraw();
+        }
     }
 
-    /// Destroys the cluster master key's seal and root key. What the process still holds goes with the process.
+    /// Destroys the cluster master key's seal and root key, and the identity that the root key sealed. What the process
+    /// still holds goes with the process.
     ///
     /// # Errors
     /// [`Fault::Disk`].
     pub fn destroy_seal(&self) -> Result<(), Fault> {
         let folder = &self.surroundings.folder;
         folder.destroy(&folder.seal())?;
-        folder.destroy(&folder.root_key())
+        folder.destroy(&folder.root_key())?;
+        folder.remove(&folder.identity())
     }
+
+    /// After [`Member::stop`]: destroys everything by which this HSM was a member. The folder is a blank HSM's then.
+    ///
+    /// # Errors
+    /// [`Fault::Disk`].
+    pub fn forget_cluster(&self) -> Result<(), Fault> {
+        let folder = &self.surroundings.folder;
+        self.destroy_seal()?;
+        for file in [folder.store(), folder.store_mark(), folder.hsm_id()] {
+            folder.remove(&file)?;
+        }
+        Ok(())
+    }
+
+    /// Follows a change of the roster. Says whether this HSM is still in it.
+    pub fn follow_roster(&self) -> bool {
+        let members = self.node.read().members().clone();
+        if let Some(peers) = &self.surroundings.peers {
+            peers.follow(roster_of(&members));
+        }
+        members.contains_key(&NodeId(self.place.node))
+    }
+
+    /// Where the other members listen for this one.
+    pub fn peer_addresses(&self) -> Vec<SocketAddr> {
+        let here = NodeId(self.place.node);
+        let state = self.node.read();
+        let others = state.members().iter().filter(|(node, _)| **node != here);
+        others.filter_map(|(_, member)| member.peer_address.parse().ok()).collect()
+    }
+
+    /// Whether a member that had applied so many commands, and says that this node is not in the roster, proves that this
+    /// HSM was removed: this node is in the roster as far as it has applied itself, and a node id never comes back.
+    pub fn is_removed_as_of(&self, applied: u64) -> bool {
+        let here = self.node.applied().0;
+        here <= applied && self.node.read().members().contains_key(&NodeId(self.place.node))
+    }
+
+    /// Corrects what the roster says of this HSM's addresses, zone and version. Does not wait.
+    pub fn announce(&self) {
+        let member = formation::own_record(&self.surroundings, self.client_address());
+        let node = NodeId(self.place.node);
+        let differs = self.node.read().members().get(&node).is_some_and(|known| {
+            let same = known.zone == member.zone
+                && known.peer_address == member.peer_address
+                && known.client_address == member.client_address
+                && known.version == member.version;
+            !same && known.certificate == member.certificate
+        });
+        if !differs {
+            return;
+        }
+        tracing::info!(
+            zone = member.zone,
+            peers = member.peer_address,
+            clients = member.client_address,
+            "this HSM moved"
+        );
+        self.surroundings.metrics.proposal();
+        let done = |outcome| match outcome {
+            Outcome::Done { result: Ok(_), .. } => {}
+            Outcome::Done { result: Err(refusal), .. } => tracing::warn!(%refusal, "the roster was not corrected"),
+            Outcome::Unavailable(_) | Outcome::Unknown => tracing::debug!("the roster is corrected in the next round"),
+        };
+        self.node.propose(NOBODY, Action::UpdateMember { node, member }, Box::new(done));
+    }
+}
+
+/// Which node of which history this is.
+pub(crate) fn place_of(surroundings: &Surroundings, node: &Node) -> Result<Place, Fault> {
+    let state = node.read();
+    let record = state.cluster().ok_or_else(|| Fault::Broken {
+        file: surroundings.folder.store(),
+        cause: "the state holds no cluster".to_owned(),
+        remedy: "Restore store.redb and store.mark from a copy",
+    })?;
+    Ok(Place { cluster: record.cluster.0, incarnation: record.incarnation.0, node: node.status().node })
 }
 
 /// In whose name management and housekeeping propose.

@@ -10,6 +10,7 @@ use crate::data_folder::DataFolder;
 use crate::dispatch::Effects;
 use crate::exit::Fault;
 use crate::member::Surroundings;
+use crate::peers::Peers;
 
 /// The settings of this HSM's node.
 pub(crate) fn settings(
@@ -19,6 +20,12 @@ pub(crate) fn settings(
 ) -> hsm_replication::Settings {
     let mut settings = hsm_replication::Settings::at(surroundings.folder.store());
     settings.effects = Arc::<Effects>::clone(effects);
+    if let Some(peers) = &surroundings.peers {
+        settings.network = Arc::<Peers>::clone(peers);
+        settings.address = peers.settings().address.to_string();
+    }
+    settings.on_standing = Arc::clone(&surroundings.on_standing);
+    settings.witness = surroundings.settings.witness();
     let watch = Arc::clone(watch);
     settings.on_fault = Arc::new(move |fault| watch.report(fault));
     settings

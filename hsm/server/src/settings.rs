@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use hsm_core::limits::{ADDRESS_BYTES, ZONE_BYTES};
+
 use crate::command_line::{LogFormat, ServeArguments, SocketAccess};
 use crate::exit::Fault;
 use crate::limits;
@@ -14,7 +16,12 @@ const SOCKET_PATH_BYTES: usize = 107;
 #[derive(Clone, Debug)]
 pub struct Settings {
     data_folder: PathBuf,
+    installation: PathBuf,
     listen: SocketAddr,
+    client_address: String,
+    peers: Option<PeerSettings>,
+    zone: String,
+    witness: bool,
     unix_socket: Option<(PathBuf, SocketAccess)>,
     management_socket: PathBuf,
     health: Option<SocketAddr>,
@@ -23,6 +30,17 @@ pub struct Settings {
     root_of_trust: RootOfTrustSetting,
     connections: usize,
     sandbox: bool,
+}
+
+/// How this HSM and the others reach each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerSettings {
+    /// Where it listens for them.
+    pub listen: SocketAddr,
+    /// Where they reach it.
+    pub address: SocketAddr,
+    /// Ports of theirs that it may connect to, without doubles.
+    pub ports: Vec<u16>,
 }
 
 /// What seals the cluster master key at rest.
@@ -63,13 +81,29 @@ impl Settings {
         if arguments.health.is_some_and(|health| health == arguments.listen && health.port() != 0) {
             return Err(Fault::Settings("--health and --listen must be different addresses".into()));
         }
+        let peers = PeerSettings::check(arguments)?;
+        if arguments.zone.len() > ZONE_BYTES || arguments.zone.chars().any(char::is_control) {
+            return Err(Fault::Settings(format!(
+                "--zone {:?} must have at most {ZONE_BYTES} bytes and no control characters",
+                arguments.zone
+            )));
+        }
         let room = usize::try_from(limits::OPEN_FILES).unwrap_or(usize::MAX) / 2 - 1024;
         if arguments.max_connections == 0 || arguments.max_connections > room {
             return Err(Fault::Settings(format!("--max-connections must be 1 to {room}")));
         }
+        let installation = match &arguments.installation {
+            Some(path) => absolute(path)?,
+            None => data_folder.join("installation"),
+        };
         Ok(Self {
             data_folder,
+            installation,
             listen: arguments.listen,
+            client_address: client_address(arguments)?,
+            peers,
+            zone: arguments.zone.clone(),
+            witness: arguments.witness,
             unix_socket: unix_socket.map(|path| (path, arguments.unix_socket_access)),
             management_socket,
             health: arguments.health,
@@ -84,6 +118,31 @@ impl Settings {
     /// Absolute path of the folder of this HSM's files.
     pub fn data_folder(&self) -> &Path {
         &self.data_folder
+    }
+
+    /// Absolute path of the folder of the installation.
+    pub fn installation(&self) -> &Path {
+        &self.installation
+    }
+
+    /// Address and port that the roster shows to clients; empty = the one that is listened on.
+    pub fn client_address(&self) -> &str {
+        &self.client_address
+    }
+
+    /// How other HSMs are reached; `None` = there can be none.
+    pub fn peers(&self) -> Option<&PeerSettings> {
+        self.peers.as_ref()
+    }
+
+    /// Where this HSM stands.
+    pub fn zone(&self) -> &str {
+        &self.zone
+    }
+
+    /// Whether it is a witness.
+    pub fn witness(&self) -> bool {
+        self.witness
     }
 
     /// Address for clients over TLS.
@@ -130,6 +189,62 @@ impl Settings {
     pub fn sandbox(&self) -> bool {
         self.sandbox
     }
+}
+
+impl PeerSettings {
+    fn check(arguments: &ServeArguments) -> Result<Option<Self>, Fault> {
+        let Some(listen) = arguments.peer_listen else { return Ok(None) };
+        let address = arguments.peer_address.unwrap_or(listen);
+        if listen.port() == 0 || address.port() == 0 {
+            return Err(Fault::Settings("--peer-listen needs a port that stays: other HSMs remember it".into()));
+        }
+        if address.ip().is_unspecified() {
+            return Err(Fault::Settings(format!(
+                "--peer-listen {listen} says not how other HSMs reach this one: name it with --peer-address"
+            )));
+        }
+        if [Some(arguments.listen), arguments.health].contains(&Some(listen)) {
+            return Err(Fault::Settings("--peer-listen, --listen and --health must be different addresses".into()));
+        }
+        let ports = match &arguments.peer_ports {
+            Some(words) => parse_ports(words)?,
+            None => vec![listen.port()],
+        };
+        Ok(Some(Self { listen, address, ports }))
+    }
+}
+
+fn parse_ports(words: &str) -> Result<Vec<u16>, Fault> {
+    let refused = || {
+        let most = limits::PEER_PORTS;
+        Fault::Settings(format!("--peer-ports {words:?} is no list such as 2224,2300-2327 of at most {most} ports"))
+    };
+    let mut ports = std::collections::BTreeSet::new();
+    for part in words.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let port = |text: &str| text.trim().parse::<u16>().ok().filter(|&port| port > 0).ok_or_else(refused);
+        let (first, last) = (port(first)?, port(last)?);
+        if first > last || usize::from(last - first) >= limits::PEER_PORTS {
+            return Err(refused());
+        }
+        ports.extend(first..=last);
+    }
+    if ports.len() > limits::PEER_PORTS { Err(refused()) } else { Ok(ports.into_iter().collect()) }
+}
+
+fn client_address(arguments: &ServeArguments) -> Result<String, Fault> {
+    let address = arguments.client_address.clone().unwrap_or_default();
+    if address.len() > ADDRESS_BYTES || address.chars().any(|character| character.is_control()) {
+        return Err(Fault::Settings(format!("--client-address must have at most {ADDRESS_BYTES} plain bytes")));
+    }
+    let silent = address.is_empty() && arguments.listen.ip().is_unspecified();
+    if silent && arguments.peer_listen.is_some() && !arguments.witness {
+        return Err(Fault::Settings(format!(
+            "--listen {} says not how clients reach this HSM of a cluster: name it with --client-address",
+            arguments.listen
+        )));
+    }
+    Ok(address)
 }
 
 impl RootOfTrustSetting {
@@ -189,6 +304,23 @@ mod tests {
         assert!(refusal(&["--health", "0.0.0.0:9223"]).contains("loopback"));
         assert!(refusal(&["--health", "192.0.2.1:9223"]).contains("loopback"));
         assert!(check(&["--health", "[::1]:9223"]).is_ok());
+    }
+
+    #[test]
+    fn a_sole_hsm_has_no_peers_and_a_member_says_how_it_is_reached() {
+        assert_eq!(check(&[]).unwrap().peers(), None);
+        let peers = check(&["--peer-listen", "127.0.0.2:2224"]).unwrap().peers().cloned().unwrap();
+        assert_eq!((peers.address, peers.ports), ("127.0.0.2:2224".parse().unwrap(), vec![2224]));
+        let words = ["--peer-listen", "127.0.0.2:2224", "--peer-ports", "9,5-7,6"];
+        assert_eq!(check(&words).unwrap().peers().unwrap().ports, [5, 6, 7, 9]);
+        assert!(refusal(&["--peer-listen", "0.0.0.0:2224"]).contains("--peer-address"));
+        assert!(refusal(&["--peer-listen", "127.0.0.1:0"]).contains("port that stays"));
+        assert!(refusal(&["--peer-listen", "127.0.0.1:2223"]).contains("different"));
+        assert!(refusal(&["--peer-listen", "10.0.0.1:2224", "--listen", "0.0.0.0:2223"]).contains("--client-address"));
+        assert!(refusal(&["--zone", &"z".repeat(33)]).contains("--zone"));
+        for ports in ["", "0", "7-5", "1-1025", "x"] {
+            assert!(refusal(&["--peer-listen", "127.0.0.1:2224", "--peer-ports", ports]).contains("--peer-ports"));
+        }
     }
 
     #[test]

@@ -135,10 +135,10 @@ impl Installation {
     pub(super) fn write_client_files(&self) -> Result<()> {
         private_folder(&self.client())?;
         self.make_client_certificate()?;
-        let address = self.addresses()?.clients;
+        let addresses = self.client_addresses()?;
         let text = format!(
             "# Written by `cargo xtask quickstart`. See docs/operations/client-toml.md.\n\n[[cluster]]\nlabel = \
-             \"{LABEL}\"\naddresses = [\"{address}\"]\ntrust-anchor = \"customerCA.crt\"\nclient-certificate = \
+             \"{LABEL}\"\naddresses = [{addresses}]\ntrust-anchor = \"customerCA.crt\"\nclient-certificate = \
              \"client.crt\"\nclient-key = \"client.key\"\ndefault-user = \"{CRYPTO_USER}\"\n"
         );
         std::fs::write(self.client_configuration(), text).context("client.toml cannot be written")?;
@@ -190,11 +190,14 @@ impl Installation {
             ("P11_TOKEN_LABEL", LABEL.to_owned()),
             ("P11_PIN", self.pin(CRYPTO_USER)?),
             ("P11_SO_PIN", self.pin(ADMIN)?),
+            ("PKCS11_MODULE_PATH", path(self.module())?),
             ("KAGIMORI_CONFIG", path(self.client_configuration())?),
+            ("KAGIMORI_ROLE", "crypto-user".to_owned()),
+            ("KAGIMORI_PIN", self.pin(CRYPTO_USER)?),
+            ("KAGIMORI_HSM_MANAGEMENT_SOCKET", path(self.management_socket())?),
         ];
-        let quoted = |value: &str| value.replace('\'', r"'\''");
-        let lines = variables.iter().map(|(name, value)| format!("export {name}='{}'\n", quoted(value)));
-        write_private(&self.environment(), &lines.collect::<String>())?;
+        let text = shell_text(&path(self.programs.clone())?, &variables);
+        write_private(&self.environment(), &text)?;
         step.done(self.environment().display());
         Ok(())
     }
@@ -208,9 +211,28 @@ impl Installation {
     }
 }
 
+/// Lines for a shell: the programs' folder in front of `PATH`, once, and variables.
+fn shell_text(programs: &str, variables: &[(&str, String)]) -> String {
+    let quoted = |value: &str| format!("'{}'", value.replace('\'', r"'\''"));
+    let programs = quoted(programs);
+    let path = format!("case \":$PATH:\" in *:{programs}:*) ;; *) export PATH={programs}\":$PATH\" ;; esac\n");
+    let lines = variables.iter().map(|(name, value)| format!("export {name}={}\n", quoted(value)));
+    std::iter::once(path).chain(lines).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_environment_file_sets_variables_as_they_are_and_path_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("env");
+        std::fs::write(&file, shell_text("/a b/it's", &[("SECRET", "a'b $c".to_owned())])).unwrap();
+        let script = r#"PATH=/bin; . "$1"; . "$1"; printf '%s|%s' "$PATH" "$SECRET""#;
+        let said = Command::new("/bin/sh").args(["-c", script, "sh"]).arg(&file).output().unwrap();
+        assert_eq!(String::from_utf8(said.stdout).unwrap(), "/a b/it's:/bin|a'b $c");
+    }
 
     #[test]
     fn generated_passwords_are_letters_and_digits_and_differ() {

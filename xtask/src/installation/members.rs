@@ -30,10 +30,13 @@ impl Installation {
     /// Makes the crypto user, unless he is there.
     pub(super) fn create_crypto_user(&self) -> Result<()> {
         let step = narrate::begin("create a crypto user");
-        if !self.has_user(CRYPTO_USER)? {
-            self.create_user(CRYPTO_USER)?;
+        match self.keys_of(CRYPTO_USER)? {
+            Some(keys) => step.done(from_before(CRYPTO_USER, keys)),
+            None => {
+                self.create_user(CRYPTO_USER)?;
+                step.done(CRYPTO_USER);
+            }
         }
-        step.done(CRYPTO_USER);
         Ok(())
     }
 
@@ -45,10 +48,12 @@ impl Installation {
         Ok(())
     }
 
-    fn has_user(&self, name: &str) -> Result<bool> {
+    /// How many keys a crypto user owns; `None` when there is no such user.
+    fn keys_of(&self, name: &str) -> Result<Option<u64>> {
         let answer = answer(self.kagimori_as_admin()?.args(["user", "list", "--output", "json"]))?;
         let users = answer["data"]["users"].as_array().context("`kagimori user list` listed no users")?;
-        Ok(users.iter().any(|user| user["username"] == name && user["role"] == "crypto-user"))
+        let found = users.iter().find(|user| user["username"] == name && user["role"] == "crypto-user");
+        Ok(found.map(|user| user["keys"].as_u64().unwrap_or_default()))
     }
 
     /// Registers the clients' CA and turns away whoever has no certificate of it.
@@ -68,6 +73,22 @@ impl Installation {
     }
 }
 
+/// What is said of a user whom an earlier run made.
+fn from_before(name: &str, keys: u64) -> String {
+    format!("{name} is there from before, with {keys} key{}", if keys == 1 { "" } else { "s" })
+}
+
 fn answer(command: &mut Command) -> Result<serde_json::Value> {
     serde_json::from_str(&capture(command)?).context("`kagimori … --output json` printed no JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_of_an_earlier_run_is_not_said_to_be_new() {
+        assert_eq!(from_before("app", 1), "app is there from before, with 1 key");
+        assert_eq!(from_before("app", 4), "app is there from before, with 4 keys");
+    }
 }

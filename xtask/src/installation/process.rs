@@ -12,8 +12,9 @@ use super::Installation;
 use crate::narrate;
 use crate::workspace::capture;
 
-/// Ports that an installation takes when they are free: AWS CloudHSM's, and ours for health.
+/// Ports that an installation takes when they are free: AWS CloudHSM's, and ours for other HSMs and for health.
 const CLIENT_PORT: u16 = 2223;
+pub(super) const PEER_PORT: u16 = 2224;
 const HEALTH_PORT: u16 = 9223;
 
 /// How long an HSM may take to start (self-tests, opening the store) or to stop (flushing, connections ending).
@@ -27,6 +28,8 @@ const SOCKET_PATH_BYTES: usize = 107;
 pub(crate) struct Addresses {
     pub(crate) clients: SocketAddr,
     pub(crate) health: SocketAddr,
+    /// For the other HSMs, where there are any.
+    pub(crate) peers: Option<SocketAddr>,
 }
 
 /// An HSM that runs.
@@ -74,7 +77,7 @@ impl Installation {
         }
         use std::hash::{DefaultHasher, Hash as _, Hasher as _};
         let mut hasher = DefaultHasher::new();
-        self.folder().hash(&mut hasher);
+        self.hsm().hash(&mut hasher);
         std::env::temp_dir().join(format!("kagimori-{:016x}.sock", hasher.finish()))
     }
 
@@ -87,9 +90,9 @@ impl Installation {
 
     /// Starts the HSM and says so.
     pub(crate) fn start(&self) -> Result<Running> {
-        let step = narrate::begin("start the HSM");
+        let step = narrate::begin(format!("start {}", self.name()));
         let running = self.start_quietly()?;
-        let Addresses { clients, health } = self.addresses()?;
+        let Addresses { clients, health, .. } = self.addresses()?;
         step.done(format!("process {}, clients {clients}, health {health}", running.process));
         Ok(running)
     }
@@ -126,6 +129,10 @@ impl Installation {
         command.arg("serve").arg("--data-dir").arg(self.data()).arg("--listen").arg(addresses.clients.to_string());
         command.arg("--management-socket").arg(self.management_socket());
         command.arg("--health").arg(addresses.health.to_string());
+        if let Some(peers) = addresses.peers {
+            command.arg("--peer-listen").arg(peers.to_string()).arg("--zone").arg(self.zone());
+            command.arg("--installation").arg(self.card());
+        }
         if let Some(filter) = self.wishes.log {
             command.args(["--log", filter]);
         }
@@ -137,7 +144,7 @@ impl Installation {
 
     /// Asks the HSM to stop and waits until it has.
     pub(crate) fn stop(&self, mut running: Running) -> Result<()> {
-        let step = narrate::begin("stop the HSM");
+        let step = narrate::begin(format!("stop {}", self.name()));
         capture(self.manage().arg("stop"))?;
         let began = Instant::now();
         while !running.has_ended()? {
@@ -161,6 +168,32 @@ impl Installation {
         self.hsm().join("log")
     }
 
+    /// Whether this HSM is that process.
+    pub(crate) fn runs_as(&self, process: u32) -> bool {
+        std::fs::read_to_string(self.process_file()).is_ok_and(|text| text.trim() == process.to_string())
+    }
+
+    /// Cryptographic operations that it has done since it started, as its metrics tell.
+    pub(crate) fn operations(&self) -> Result<u64> {
+        /// Of the method `Operate`.
+        const LINE: &str = "kagimori_request_seconds_count{method=\"50\"} ";
+        let metrics = self.metrics()?;
+        let count = metrics.lines().find_map(|line| line.strip_prefix(LINE));
+        count.map_or(Ok(0), |count| count.trim().parse().context("the metrics hold no number"))
+    }
+
+    /// The page of metrics.
+    pub(crate) fn metrics(&self) -> Result<String> {
+        use std::io::{Read as _, Write as _};
+        let address = self.addresses()?.health;
+        let mut stream = std::net::TcpStream::connect(address).context("the HSM's health port does not answer")?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut page = String::new();
+        stream.read_to_string(&mut page).context("the HSM's metrics cannot be read")?;
+        Ok(page)
+    }
+
     fn process_file(&self) -> PathBuf {
         self.hsm().join("process")
     }
@@ -176,31 +209,34 @@ impl Installation {
         let path = self.hsm().join("addresses");
         let text = std::fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
         let mut lines = text.lines().map(str::parse::<SocketAddr>);
-        match (lines.next(), lines.next()) {
-            (Some(Ok(clients)), Some(Ok(health))) => Ok(Addresses { clients, health }),
-            _ => bail!("{} does not hold two addresses; remove it and start again", path.display()),
+        match (lines.next(), lines.next(), lines.next().transpose()) {
+            (Some(Ok(clients)), Some(Ok(health)), Ok(peers)) => Ok(Addresses { clients, health, peers }),
+            _ => bail!("{} does not hold two or three addresses; remove it and start again", path.display()),
         }
     }
 
     /// The addresses of last time when they are free, else the usual ones, else any.
     fn choose_addresses(&self) -> Result<Addresses> {
         let last = self.addresses().ok();
-        let clients = free(last.map_or(CLIENT_PORT, |last| last.clients.port()))?;
-        let health = free(last.map_or(HEALTH_PORT, |last| last.health.port()))?;
-        let text = format!("{clients}\n{health}\n");
+        let host = self.host();
+        let clients = free(host, last.map_or(CLIENT_PORT, |last| last.clients.port()))?;
+        let health = free(Ipv4Addr::LOCALHOST, last.map_or(HEALTH_PORT, |last| last.health.port()))?;
+        let peers = self.peer_address()?;
+        let third = peers.map_or_else(String::new, |peers| format!("{peers}\n"));
+        let text = format!("{clients}\n{health}\n{third}");
         std::fs::write(self.hsm().join("addresses"), text).context("the HSM's addresses cannot be written down")?;
-        Ok(Addresses { clients, health })
+        Ok(Addresses { clients, health, peers })
     }
 }
 
 /// Two addresses that nobody uses, for a second HSM.
 pub(crate) fn other_addresses() -> Result<Addresses> {
-    Ok(Addresses { clients: free(0)?, health: free(0)? })
+    Ok(Addresses { clients: free(Ipv4Addr::LOCALHOST, 0)?, health: free(Ipv4Addr::LOCALHOST, 0)?, peers: None })
 }
 
 /// A free loopback address: with this port, or else one that the system chooses.
-fn free(port: u16) -> Result<SocketAddr> {
-    let bound = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).and_then(|listener| listener.local_addr());
+fn free(host: Ipv4Addr, port: u16) -> Result<SocketAddr> {
+    let bound = |port| TcpListener::bind((host, port)).and_then(|listener| listener.local_addr());
     bound(port).or_else(|_| bound(0)).context("no free port on the loopback interface")
 }
 

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::Tally;
-use super::disposable::{Conversation, Disposable};
+use super::disposable::Disposable;
+use crate::conversation::Conversation;
 use crate::installation::Wishes;
 use crate::narrate;
 use crate::workspace::Workspace;

@@ -16,6 +16,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 use super::lost::Lost;
 
@@ -80,6 +81,8 @@ pub(crate) struct Ledger {
     next: u64,
     /// Times that something was received.
     pub(crate) arrivals: u64,
+    /// When something was received last; at first, when the connection began.
+    pub(crate) last_arrival: Instant,
 }
 
 /// What a thread with a call in flight must do next.
@@ -111,6 +114,7 @@ impl Ledger {
             limit: SLOTS,
             next: 1,
             arrivals: 0,
+            last_arrival: Instant::now(),
         }
     }
 
@@ -140,6 +144,11 @@ impl Ledger {
         words[slot].0.store(RUNNING, Ordering::Relaxed);
         self.queue.push(Queued { slot, frame, secret });
         Some(slot)
+    }
+
+    /// The request id of a call.
+    pub(crate) fn id(&self, slot: Slot) -> u64 {
+        self.entries[slot].id
     }
 
     fn grow(&mut self) -> Option<Slot> {
@@ -276,6 +285,13 @@ impl Ledger {
         self.writer = None;
         for &slot in &self.waiting {
             tell(words, slot, DONE, sleepers);
+        }
+    }
+
+    /// Has everybody who waits look up.
+    pub(crate) fn poke_all(&self, words: &[Word], sleepers: &mut Sleepers) {
+        for &slot in &self.waiting {
+            tell(words, slot, POKED, sleepers);
         }
     }
 

@@ -63,10 +63,10 @@ impl From<rustls::Error> for Lost {
                 Self::Peer(PeerFault::Alpn)
             }
             rustls::Error::AlertReceived(Alert::CloseNotify) => Self::Closed,
+            rustls::Error::InvalidMessage(_) => Self::Peer(PeerFault::NotTls),
             rustls::Error::AlertReceived(_)
             | rustls::Error::PeerIncompatible(_)
             | rustls::Error::PeerMisbehaved(_)
-            | rustls::Error::InvalidMessage(_)
             | rustls::Error::InappropriateMessage { .. }
             | rustls::Error::InappropriateHandshakeMessage { .. }
             | rustls::Error::InvalidCertificate(_) => {

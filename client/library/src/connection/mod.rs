@@ -1,7 +1,7 @@
 //! One connection to one HSM: opening it, the exchange of messages, and the logins that are attached to it.
 //!
 //! The parts: [`socket`] and [`handshake`] open it, [`channel`] encrypts, [`multiplex`] shares it between threads by the
-//! books of [`ledger`], [`attach`] proves logins on it. Nothing here repeats a call or chooses an HSM: that is the
+//! books of [`ledger`], [`patience`] says how long, [`attach`] proves logins on it. Nothing here repeats a call or chooses an HSM: that is the
 //! business of [`crate::pool`] and [`crate::cluster`].
 
 mod attach;
@@ -10,6 +10,7 @@ mod handshake;
 mod ledger;
 mod lost;
 mod multiplex;
+mod patience;
 mod socket;
 
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use self::attach::Attachments;
 use self::channel::Channel;
 pub(crate) use self::lost::Lost;
 use self::multiplex::Multiplexer;
-pub(crate) use self::multiplex::NoAnswer;
+pub(crate) use self::patience::{NoAnswer, Patience, Verdict, Watch};
 use self::socket::Socket;
 use crate::address::Address;
 use crate::counters::{LiveCounters, add};
@@ -42,10 +43,25 @@ pub(crate) struct Connection {
     address: String,
     multiplexer: Multiplexer,
     hello: Arc<wire::HelloReply>,
+    hsm: HsmId,
+    /// Log index and version of the roster that came with the hello.
+    greeting: Told,
     binding: [u8; BINDING_BYTES],
     attachments: Attachments,
     streams: AtomicU64,
     calls: AtomicU32,
+}
+
+/// Name of an HSM: random, the same as long as its data folder lives.
+pub(crate) type HsmId = [u8; 16];
+
+/// What every answer tells besides its message.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Told {
+    /// Log index that the HSM had applied.
+    pub(crate) index: u64,
+    /// Version of the roster that it knows; 0 = it says nothing.
+    pub(crate) roster: u32,
 }
 
 /// Why an exchange did not end with a message of its own kind.
@@ -96,16 +112,19 @@ impl Connection {
         let multiplexer = Multiplexer::new(socket, registration, channel, Arc::clone(opening.counters));
         let hello = request::Body::Hello(wire::Hello { client: CLIENT.to_owned() });
         let request = wire::Request { body: Some(hello), ..Default::default() };
-        let answer = match send(&multiplexer, request, opening.deadline) {
-            Ok(answer) => answer,
+        let patience = Patience { deadline: opening.deadline, watch: None };
+        let answer = match send(&multiplexer, request, patience) {
+            Ok((_, answer)) => answer,
             Err(Stumble::NoAnswer(NoAnswer::Lost { reason, .. })) => return Err((*reason).clone()),
             Err(_) => return Err(Lost::Io("no answer in time to the first message".to_owned())),
         };
+        let greeting = told(&answer);
         let hello = match answer.body {
             Some(reply::Body::Hello(hello)) => hello,
             Some(reply::Body::Failure(failure)) => return Err(refused_hello(&failure)),
             _ => return Err(PeerFault::Answer.into()),
         };
+        let hsm = hello.hsm.as_slice().try_into().map_err(|_| PeerFault::Answer)?;
         let binding = match binding {
             Some(binding) => binding,
             None => hello.nonce.as_slice().try_into().map_err(|_| PeerFault::Answer)?,
@@ -116,6 +135,8 @@ impl Connection {
             address,
             multiplexer,
             hello: Arc::new(hello),
+            hsm,
+            greeting,
             binding,
             attachments: Attachments::default(),
             streams: AtomicU64::new(1),
@@ -133,9 +154,34 @@ impl Connection {
         &self.hello
     }
 
-    /// Whether it was still good when last looked at.
+    /// Which HSM it leads to.
+    pub(crate) fn hsm(&self) -> HsmId {
+        self.hsm
+    }
+
+    /// What the HSM told with its hello.
+    pub(crate) fn greeting(&self) -> Told {
+        self.greeting
+    }
+
+    /// Whether new calls may use it.
     pub(crate) fn is_alive(&self) -> bool {
         self.multiplexer.is_alive()
+    }
+
+    /// Whether no answer can come on it any more.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.multiplexer.is_lost()
+    }
+
+    /// Whether the HSM has hung up, also when nobody has noticed yet.
+    pub(crate) fn is_hung_up(&self) -> bool {
+        self.is_lost() || self.multiplexer.is_hung_up()
+    }
+
+    /// Has every call leave that can be made elsewhere: the HSM was found dead.
+    pub(crate) fn condemn(&self) {
+        self.multiplexer.condemn();
     }
 
     /// Calls that use it now.
@@ -148,16 +194,17 @@ impl Connection {
         self.streams.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Sends a request and gives its answer; a failure comes back as [`Stumble::Failure`], with the index noted by
-    /// `note`.
+    /// Sends a request and gives its answer; a failure comes back as [`Stumble::Failure`]. `note` gets what the answer
+    /// told besides, in both cases.
     pub(crate) fn exchange(
         &self,
         request: wire::Request,
-        deadline: Instant,
-        note: &dyn Fn(u64),
+        patience: Patience<'_>,
+        note: &dyn Fn(Told),
     ) -> Result<reply::Body, Stumble> {
-        let answer = send(&self.multiplexer, request, deadline)?;
-        note(answer.index);
+        let (id, answer) = send(&self.multiplexer, request, patience)?;
+        note(told(&answer));
+        tracing::debug!(hsm = %Short(&self.hsm), address = self.address, request = id, "answered");
         match answer.body {
             Some(reply::Body::Failure(failure)) => Err(Stumble::Failure(failure)),
             Some(body) => Ok(body),
@@ -170,13 +217,13 @@ impl Connection {
         &self,
         login: &Login,
         min_index: u64,
-        deadline: Instant,
-        note: &dyn Fn(u64),
+        patience: Patience<'_>,
+        note: &dyn Fn(Told),
     ) -> Result<u32, Stumble> {
-        self.attachments.session(login.number(), deadline, || {
+        self.attachments.session(login.number(), patience.deadline, || {
             let attach = request::Body::Attach(login.attach(&self.binding));
             let request = wire::Request { body: Some(attach), min_index, ..Default::default() };
-            match self.exchange(request, deadline, note)? {
+            match self.exchange(request, patience, note)? {
                 reply::Body::Attach(reply) if reply.session != 0 => Ok(reply),
                 _ => Err(self.broken_answer()),
             }
@@ -203,17 +250,38 @@ fn refused_hello(failure: &wire::Failure) -> Lost {
     }
 }
 
-fn send(multiplexer: &Multiplexer, mut request: wire::Request, deadline: Instant) -> Result<wire::Reply, Stumble> {
+fn told(answer: &wire::Reply) -> Told {
+    Told { index: answer.index, roster: answer.roster }
+}
+
+/// The beginning of an HSM's name, for the log.
+pub(crate) struct Short<'a>(pub(crate) &'a HsmId);
+
+impl std::fmt::Display for Short<'_> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0[..4].iter().try_for_each(|octet| write!(formatter, "{octet:02x}"))
+    }
+}
+
+/// Sends a request; gives its id and its answer.
+fn send(
+    multiplexer: &Multiplexer,
+    mut request: wire::Request,
+    patience: Patience<'_>,
+) -> Result<(u64, wire::Reply), Stumble> {
     let mut bytes = Vec::new();
     let method = request.body.as_ref().map_or(0, convert::method);
     let encoded = frame::append(&mut bytes, frame::Header { method, request_id: 0 }, &request);
     let secret = request.body.as_mut().is_some_and(wipe_secrets);
     drop(request);
     encoded.map_err(|_| Stumble::TooLarge)?;
-    let answer = multiplexer.exchange(bytes, secret, deadline).map_err(Stumble::NoAnswer)?;
-    <wire::Reply as prost::Message>::decode(answer.as_slice()).map_err(|_| {
-        multiplexer.fail(PeerFault::Answer.into());
-        let reason = Arc::new(Lost::Peer(PeerFault::Answer));
-        Stumble::NoAnswer(NoAnswer::Lost { reason, sent: true })
-    })
+    let answer = multiplexer.exchange(bytes, secret, patience).map_err(Stumble::NoAnswer)?;
+    match <wire::Reply as prost::Message>::decode(answer.body.as_slice()) {
+        Ok(reply) => Ok((answer.id, reply)),
+        Err(_) => {
+            multiplexer.fail(PeerFault::Answer.into());
+            let reason = Arc::new(Lost::Peer(PeerFault::Answer));
+            Err(Stumble::NoAnswer(NoAnswer::Lost { reason, sent: true }))
+        }
+    }
 }

@@ -19,10 +19,12 @@ use zeroize::Zeroize;
 use super::channel::Channel;
 use super::ledger::{DONE, Duty, Ledger, POKED, Queued, RUNNING, SLEEPING, SLOTS, Sleepers, Slot, Word};
 use super::lost::Lost;
+use super::patience::{Answer, NoAnswer, Patience, Verdict};
 use super::socket::Socket;
 use crate::counters::{LiveCounters, add};
 use crate::error::PeerFault;
 use crate::fork::Registration;
+use crate::limits::HEDGE;
 use crate::system::{self, Courtesy, Readiness};
 
 /// Batches that one thread writes in a row before it hands the role to another one that waits. Measured without a
@@ -53,17 +55,6 @@ const RECEIVE_BYTES: usize = 64 * 1024;
 /// A buffer that a large frame has stretched over this is given back.
 const KEPT_BYTES: usize = 256 * 1024;
 
-/// Why an exchange gave no answer.
-#[derive(Debug)]
-pub(crate) enum NoAnswer {
-    /// The connection is lost. `sent` = the HSM may have seen the request.
-    Lost { reason: Arc<Lost>, sent: bool },
-    /// The time is over.
-    TimedOut,
-    /// Too many calls are in flight on this connection.
-    Full,
-}
-
 /// A shared connection after its handshake.
 pub(crate) struct Multiplexer {
     /// Before the socket: the entry must go before the descriptor is closed.
@@ -78,6 +69,8 @@ pub(crate) struct Multiplexer {
     courtesy: Courtesy,
     /// A copy of the ledger's word, to be read without its lock.
     alive: AtomicBool,
+    /// The HSM was found dead: whoever can leaves. Whoever cannot may still get an answer.
+    condemned: AtomicBool,
 }
 
 /// Bytes on their way out. Belongs to the writer.
@@ -94,6 +87,15 @@ struct Incoming {
     received: Vec<u8>,
     plaintext: Vec<u8>,
     answers: Vec<(u64, Vec<u8>)>,
+}
+
+/// A call under way.
+struct Waiting {
+    slot: Slot,
+    id: u64,
+    begin: Instant,
+    /// What had arrived when it began.
+    arrivals: u64,
 }
 
 enum Flush {
@@ -125,6 +127,7 @@ impl Multiplexer {
             counters,
             courtesy: Courtesy::new(),
             alive: AtomicBool::new(true),
+            condemned: AtomicBool::new(false),
         }
     }
 
@@ -133,40 +136,100 @@ impl Multiplexer {
         self.ledger().set_limit(limit);
     }
 
-    /// Whether the connection was still good when last looked at.
+    /// Whether new calls may use the connection: it was good when last looked at, and its HSM not found dead.
     pub(crate) fn is_alive(&self) -> bool {
-        self.alive.load(Ordering::Relaxed)
+        self.alive.load(Ordering::Relaxed) && !self.is_condemned()
     }
 
-    /// Sends a frame, whose request id is filled in here, and gives the body of its answer. `secret` = overwrite the
-    /// frame once it is encrypted.
-    pub(crate) fn exchange(&self, frame: Vec<u8>, secret: bool, deadline: Instant) -> Result<Vec<u8>, NoAnswer> {
+    /// Whether no answer can come any more.
+    pub(crate) fn is_lost(&self) -> bool {
+        !self.alive.load(Ordering::Relaxed)
+    }
+
+    fn is_condemned(&self) -> bool {
+        self.condemned.load(Ordering::Relaxed)
+    }
+
+    /// Whether the HSM has closed its side, seen from the socket alone: for a connection that nobody reads now.
+    pub(crate) fn is_hung_up(&self) -> bool {
+        self.socket.is_hung_up()
+    }
+
+    /// Has every call leave that can be made elsewhere; the others wait on.
+    pub(crate) fn condemn(&self) {
+        let mut sleepers = Sleepers::new();
+        self.condemned.store(true, Ordering::Relaxed);
+        self.ledger().poke_all(&self.words, &mut sleepers);
+        self.wake(&sleepers);
+    }
+
+    /// Sends a frame, whose request id is filled in here, and gives its answer. `secret` = overwrite the frame once it is
+    /// encrypted.
+    pub(crate) fn exchange(&self, frame: Vec<u8>, secret: bool, patience: Patience<'_>) -> Result<Answer, NoAnswer> {
         let _poison = PoisonOnPanic(self);
+        if patience.watch.is_some() && self.is_condemned() {
+            return Err(NoAnswer::Lost { reason: Arc::new(Lost::Silent), sent: false });
+        }
         let begin = Instant::now();
-        let (slot, arrivals, mut duty) = {
+        let (waiting, mut duty) = {
             let mut ledger = self.ledger();
             if let Some(reason) = ledger.lost().cloned() {
                 return Err(NoAnswer::Lost { reason, sent: false });
             }
             let slot = ledger.enter(frame, secret, &self.words).ok_or(NoAnswer::Full)?;
-            (slot, ledger.arrivals, ledger.next_duty(slot))
+            let waiting = Waiting { slot, id: ledger.id(slot), begin, arrivals: ledger.arrivals };
+            (waiting, ledger.next_duty(slot))
         };
+        let slot = waiting.slot;
+        let mut until = patience.deadline;
+        if patience.watch.is_some() {
+            until = until.min(begin + HEDGE);
+        }
         loop {
             match duty {
-                Duty::Answered(body) => return Ok(body),
+                Duty::Answered(body) => return Ok(Answer { id: waiting.id, body }),
                 Duty::Lost { reason, sent } => return Err(NoAnswer::Lost { reason, sent }),
-                Duty::Write { crowd } => self.write(slot, crowd, deadline),
-                Duty::Read => self.read(slot, deadline),
-                Duty::Wait => self.wait(slot, deadline),
+                Duty::Write { crowd } => self.write(slot, crowd, until),
+                Duty::Read => self.read(slot, until),
+                Duty::Wait => self.wait(slot, until),
             }
-            let now = Instant::now();
-            if now >= deadline {
-                let silent_since = (now.duration_since(begin) >= SILENCE).then_some(arrivals);
-                if let Some(no_answer) = self.leave(slot, silent_since) {
-                    return Err(no_answer);
-                }
+            if Instant::now() >= until || (patience.watch.is_some() && self.is_condemned()) {
+                until = self.look_up(&waiting, patience)?;
             }
             duty = self.ledger().next_duty(slot);
+        }
+    }
+
+    /// The answer is overdue: gives the call up, or says when to look again.
+    fn look_up(&self, waiting: &Waiting, patience: Patience<'_>) -> Result<Instant, NoAnswer> {
+        let (now, slot) = (Instant::now(), waiting.slot);
+        if now >= patience.deadline {
+            let silent_since = (now.duration_since(waiting.begin) >= SILENCE).then_some(waiting.arrivals);
+            return match self.leave(slot, silent_since) {
+                Some(_) => Err(NoAnswer::TimedOut),
+                None => Ok(patience.deadline),
+            };
+        }
+        let Some(watch) = patience.watch else { return Ok(patience.deadline) };
+        let last_arrival = {
+            let ledger = self.ledger();
+            if ledger.is_settled(slot) {
+                return Ok(patience.deadline);
+            }
+            ledger.last_arrival
+        };
+        let verdict = if self.is_condemned() {
+            Verdict::Leave
+        } else {
+            watch.judge(last_arrival.max(waiting.begin), patience.deadline)
+        };
+        match verdict {
+            Verdict::WaitUntil(moment) => Ok(moment.min(patience.deadline)),
+            Verdict::Leave => match self.leave(slot, None) {
+                Some(sent) => Err(NoAnswer::Lost { reason: Arc::new(Lost::Silent), sent }),
+                // Answered meanwhile, or with a role to discharge first.
+                None => Ok(patience.deadline),
+            },
         }
     }
 
@@ -179,11 +242,11 @@ impl Multiplexer {
         self.socket.shut_down();
     }
 
-    /// Leaves without an answer, unless there is one by now or a role to discharge (`None`). `silent_since` = when no
-    /// more than this has arrived, the connection is given up.
-    fn leave(&self, slot: Slot, silent_since: Option<u64>) -> Option<NoAnswer> {
+    /// Leaves without an answer, unless there is one by now or a role to discharge (`None`); says whether the HSM may
+    /// have seen the request. `silent_since` = when no more than this has arrived, the connection is given up.
+    fn leave(&self, slot: Slot, silent_since: Option<u64>) -> Option<bool> {
         let mut sleepers = Sleepers::new();
-        let useless = {
+        let (sent, useless) = {
             let mut ledger = self.ledger();
             if ledger.is_settled(slot) || ledger.writer == Some(slot) {
                 return None;
@@ -191,13 +254,13 @@ impl Multiplexer {
             let sent = ledger.withdraw(slot, &self.words, &mut sleepers);
             // The HSM hangs, or what stands between us swallows everything.
             let silent = sent && silent_since == Some(ledger.arrivals);
-            silent || ledger.peer_is_silent()
+            (sent, silent || ledger.peer_is_silent())
         };
         self.wake(&sleepers);
         if useless {
             self.fail(Lost::Silent);
         }
-        Some(NoAnswer::TimedOut)
+        Some(sent)
     }
 
     // ---- waiting ----
@@ -422,10 +485,11 @@ impl Multiplexer {
         add(&self.counters.reads, 1);
         let cut = cut_frames(plaintext, answers);
         add(&self.counters.frames_read, answers.len() as u64);
-        let mut known = true;
+        let (mut known, now) = (true, Instant::now());
         let settled = {
             let mut ledger = self.ledger();
             ledger.arrivals += 1;
+            ledger.last_arrival = now;
             ledger.unsent |= wants_to_send;
             for (id, body) in answers.drain(..) {
                 known &= ledger.answer(id, body, &self.words, sleepers);

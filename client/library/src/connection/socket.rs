@@ -42,6 +42,11 @@ impl Socket {
         system::send(self.as_raw_fd(), bytes)
     }
 
+    /// Whether the peer has closed its side or the system has ended the connection. Takes nothing from the socket.
+    pub(crate) fn is_hung_up(&self) -> bool {
+        system::is_hung_up(self.as_raw_fd())
+    }
+
     /// Ends both directions.
     pub(crate) fn shut_down(&self) {
         system::shut_down(self.as_raw_fd());

@@ -1,17 +1,19 @@
 //! A peer for tests: speaks the frames of an HSM from a thread in the test's process, badly when told so.
 //!
-//! It keeps what a cluster would keep (sessions, results by sequence number) in a [`World`] that outlives its
-//! listeners, so that "the HSM was killed and restarted" is to stop one listener and start another one.
+//! It keeps what a cluster would keep (sessions, results by sequence number, the roster) in a [`World`] that outlives its
+//! listeners, so that "the HSM was killed and restarted" is to stop one listener and start another one. Several peers
+//! with one world and a [`Face`] each are a cluster: [`hsms`] makes one.
 #![expect(dead_code, reason = "each test file uses a part of it")]
 
 pub(crate) mod certificates;
+pub(crate) mod hsms;
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -55,6 +57,10 @@ pub(crate) struct World {
     pub(crate) requests: AtomicU64,
     pub(crate) min_index_seen: AtomicU64,
     pub(crate) lowest_unanswered_seen: AtomicU64,
+    /// Who belongs to the cluster, and the version of that; 0 = this cluster tells no roster.
+    pub(crate) members: Mutex<Vec<wire::Member>>,
+    pub(crate) roster: AtomicU32,
+    pub(crate) roster_questions: AtomicU64,
     /// (connection, stream) → operation.
     pub(crate) streams: Mutex<HashMap<(u64, u64), PeerStream>>,
     script: Mutex<Script>,
@@ -67,6 +73,61 @@ pub(crate) struct PeerStream {
     pub(crate) held: Vec<u8>,
     pub(crate) total: Vec<u8>,
     pub(crate) iv: Vec<u8>,
+}
+
+/// One HSM of the cluster: what is its own.
+pub(crate) struct Face {
+    pub(crate) hsm: [u8; 16],
+    pub(crate) cluster: Mutex<Vec<u8>>,
+    /// Another incarnation than the world's.
+    pub(crate) incarnation: Mutex<Option<Vec<u8>>>,
+    /// As after SIGSTOP: takes connections, as the kernel does, and says nothing.
+    pub(crate) frozen: AtomicBool,
+    /// The log index at which it is stuck; 0 = it keeps up.
+    pub(crate) stuck_at: AtomicU64,
+    /// Code with which it answers cryptography; 0 = none.
+    pub(crate) refuses: AtomicU32,
+    /// Milliseconds that cryptography takes.
+    pub(crate) takes: AtomicU64,
+    /// Cryptography that it did.
+    pub(crate) served: AtomicU64,
+    /// When connections came.
+    pub(crate) arrivals: Mutex<Vec<Instant>>,
+}
+
+impl Face {
+    pub(crate) fn new(hsm: u8) -> Arc<Self> {
+        Arc::new(Self {
+            hsm: [hsm; 16],
+            cluster: Mutex::new(vec![7; 16]),
+            incarnation: Mutex::default(),
+            frozen: AtomicBool::new(false),
+            stuck_at: AtomicU64::new(0),
+            refuses: AtomicU32::new(0),
+            takes: AtomicU64::new(0),
+            served: AtomicU64::new(0),
+            arrivals: Mutex::default(),
+        })
+    }
+
+    fn index(&self, world: &World) -> u64 {
+        let index = world.index.load(Ordering::Relaxed);
+        match self.stuck_at.load(Ordering::Relaxed) {
+            0 => index,
+            stuck => stuck.min(index),
+        }
+    }
+
+    /// What it answers before it looks at the request.
+    fn refusal(&self, world: &World, request: &wire::Request) -> Option<reply::Body> {
+        let cryptography = matches!(request.body, Some(request::Body::Operate(_) | request::Body::Stream(_)));
+        let refuses = self.refuses.load(Ordering::Relaxed);
+        if cryptography && refuses != 0 {
+            return Some(failure(ErrorCode::from_number(refuses).unwrap()));
+        }
+        let lags = self.stuck_at.load(Ordering::Relaxed) != 0 && self.index(world) < request.min_index;
+        lags.then(|| failure(ErrorCode::NotReady))
+    }
 }
 
 impl World {
@@ -88,6 +149,9 @@ impl World {
             requests: AtomicU64::new(0),
             min_index_seen: AtomicU64::new(0),
             lowest_unanswered_seen: AtomicU64::new(0),
+            members: Mutex::default(),
+            roster: AtomicU32::new(0),
+            roster_questions: AtomicU64::new(0),
             streams: Mutex::default(),
             script: Mutex::new(Box::new(script)),
         })
@@ -97,12 +161,13 @@ impl World {
         *self.script.lock().unwrap() = Box::new(script);
     }
 
-    fn hello(&self, nonce: &[u8; 32]) -> reply::Body {
+    fn hello(&self, face: &Face, nonce: &[u8; 32]) -> reply::Body {
         reply::Body::Hello(wire::HelloReply {
             server: "peer".to_owned(),
-            cluster: vec![7; 16],
-            incarnation: self.incarnation.lock().unwrap().clone(),
-            hsm: vec![9; 16],
+            cluster: face.cluster.lock().unwrap().clone(),
+            incarnation: (face.incarnation.lock().unwrap().clone())
+                .unwrap_or_else(|| self.incarnation.lock().unwrap().clone()),
+            hsm: face.hsm.to_vec(),
             label: "peer".to_owned(),
             serial: "1".to_owned(),
             lifecycle: 3,
@@ -136,7 +201,7 @@ impl World {
         }
         link.sessions.push(attach.token);
         let session = u32::try_from(link.sessions.len()).unwrap();
-        reply::Body::Attach(wire::AttachReply { session, expires_at: 4_000_000_000_000 })
+        reply::Body::Attach(wire::AttachReply { session, expires_at: 4_000_000_000_000, token: Vec::new() })
     }
 
     fn stream(&self, link: &Link, message: wire::Stream) -> reply::Body {
@@ -174,7 +239,7 @@ impl World {
     }
 
     /// What an honest HSM would do: a read gives its input back, a change counts itself under its label.
-    fn honest(&self, link: &mut Link, request: wire::Request) -> reply::Body {
+    fn honest(&self, face: &Face, link: &mut Link, request: wire::Request) -> reply::Body {
         let token =
             usize::try_from(request.session).ok().and_then(|session| link.sessions.get(session.wrapping_sub(1)));
         let token = token.cloned();
@@ -182,7 +247,16 @@ impl World {
             return failure(ErrorCode::NotLoggedIn);
         }
         match request.body {
-            Some(request::Body::Hello(_)) => self.hello(&link.binding),
+            Some(request::Body::Hello(_)) => self.hello(face, &link.binding),
+            Some(request::Body::ClusterInfo(_)) => {
+                self.roster_questions.fetch_add(1, Ordering::Relaxed);
+                reply::Body::ClusterInfo(wire::ClusterInfoReply {
+                    members: self.members.lock().unwrap().clone(),
+                    applied_index: face.index(self),
+                    roster: self.roster.load(Ordering::Relaxed),
+                    ..Default::default()
+                })
+            }
             Some(request::Body::Login(login)) => self.log_in(login),
             Some(request::Body::Attach(attach)) => self.attach(link, attach),
             Some(request::Body::Logout(_)) => {
@@ -216,15 +290,25 @@ impl World {
         }
     }
 
-    fn answer(&self, link: &mut Link, request: wire::Request) -> Answer {
+    fn answer(&self, face: &Face, link: &mut Link, request: wire::Request) -> Answer {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.min_index_seen.fetch_max(request.min_index, Ordering::Relaxed);
+        if let Some(refusal) = face.refusal(self, &request) {
+            return Answer::Now(refusal);
+        }
+        let cryptography = matches!(request.body, Some(request::Body::Operate(_) | request::Body::Stream(_)));
+        face.served.fetch_add(u64::from(cryptography), Ordering::Relaxed);
         let scripted = (self.script.lock().unwrap())(self, &request);
         match scripted {
             // A cut without an answer of its own still does what was asked.
-            Some(Answer::Cut(None)) => Answer::Cut(Some(self.honest(link, request))),
+            Some(Answer::Cut(None)) => Answer::Cut(Some(self.honest(face, link, request))),
             Some(answer) => answer,
-            None => Answer::Now(self.honest(link, request)),
+            None => match face.takes.load(Ordering::Relaxed) {
+                takes if cryptography && takes > 0 => {
+                    Answer::After(Duration::from_millis(takes), self.honest(face, link, request))
+                }
+                _ => Answer::Now(self.honest(face, link, request)),
+            },
         }
     }
 }
@@ -284,15 +368,26 @@ impl Peer {
         drop(std::fs::remove_file(path));
         let listener = UnixListener::bind(path).unwrap();
         listener.set_nonblocking(true).unwrap();
-        Self::serve(PeerAddress::Unix(path.to_owned()), Listener::Unix(listener), world)
+        Self::serve(PeerAddress::Unix(path.to_owned()), Listener::Unix(listener), world, &Face::new(9))
+    }
+
+    pub(crate) fn on_socket_as(path: &Path, world: &Arc<World>, face: &Arc<Face>) -> Self {
+        drop(std::fs::remove_file(path));
+        let listener = UnixListener::bind(path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        Self::serve(PeerAddress::Unix(path.to_owned()), Listener::Unix(listener), world, face)
     }
 
     /// `address`: "127.0.0.1:0" for any port.
     pub(crate) fn on_port(address: &str, world: &Arc<World>, tls: Arc<ServerConfig>) -> Self {
+        Self::on_port_as(address, world, tls, &Face::new(9))
+    }
+
+    pub(crate) fn on_port_as(address: &str, world: &Arc<World>, tls: Arc<ServerConfig>, face: &Arc<Face>) -> Self {
         let listener = TcpListener::bind(address).unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = PeerAddress::Tcp(listener.local_addr().unwrap().to_string());
-        Self::serve(address, Listener::Tcp(listener, tls), world)
+        Self::serve(address, Listener::Tcp(listener, tls), world, face)
     }
 
     pub(crate) fn configuration(&self) -> ClusterConfiguration {
@@ -304,18 +399,23 @@ impl Peer {
         configuration
     }
 
-    fn serve(address: PeerAddress, listener: Listener, world: &Arc<World>) -> Self {
+    fn serve(address: PeerAddress, listener: Listener, world: &Arc<World>, face: &Arc<Face>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let (world, stopped) = (Arc::clone(world), Arc::clone(&stop));
+        let (world, stopped, face) = (Arc::clone(world), Arc::clone(&stop), Arc::clone(face));
         let accept = move || {
             let mut links = Vec::new();
             while !stopped.load(Ordering::Relaxed) {
+                if face.frozen.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(1));
+                    continue;
+                }
                 match accept_one(&listener) {
                     Some(open) => {
-                        let (world, stopped) = (Arc::clone(&world), Arc::clone(&stopped));
+                        face.arrivals.lock().unwrap().push(Instant::now());
+                        let (world, stopped, face) = (Arc::clone(&world), Arc::clone(&stopped), Arc::clone(&face));
                         links.push(std::thread::spawn(move || {
                             if let Some((transport, binding)) = open() {
-                                serve_link(transport, binding, &world, &stopped);
+                                serve_link(transport, binding, &world, &face, &stopped);
                             }
                         }));
                     }
@@ -370,13 +470,17 @@ fn accept_one(listener: &Listener) -> Option<Box<dyn FnOnce() -> Opened + Send>>
     }
 }
 
-fn serve_link(mut transport: Box<dyn Transport>, binding: [u8; 32], world: &World, stop: &AtomicBool) {
+fn serve_link(mut transport: Box<dyn Transport>, binding: [u8; 32], world: &World, face: &Face, stop: &AtomicBool) {
     let number = world.connections.fetch_add(1, Ordering::Relaxed) + 1;
     let mut link = Link { number, binding, sessions: Vec::new() };
     let mut received: Vec<u8> = Vec::new();
     let mut buffer = vec![0; 64 * 1024];
     let mut later: Vec<(Instant, Vec<u8>)> = Vec::new();
     while !stop.load(Ordering::Relaxed) {
+        if face.frozen.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(1));
+            continue;
+        }
         match transport.read(&mut buffer) {
             Ok(0) => return,
             Ok(count) => received.extend_from_slice(&buffer[..count]),
@@ -390,17 +494,17 @@ fn serve_link(mut transport: Box<dyn Transport>, binding: [u8; 32], world: &Worl
             let request = wire::Request::decode(found.body).unwrap();
             assert_eq!(found.header.method, request.body.as_ref().map_or(0, convert::method));
             let id = found.header.request_id;
-            match world.answer(&mut link, request) {
-                Answer::Now(body) => append(world, &mut out, id, body),
+            match world.answer(face, &mut link, request) {
+                Answer::Now(body) => append(world, face, &mut out, id, body),
                 Answer::After(delay, body) => {
                     let mut bytes = Vec::new();
-                    append(world, &mut bytes, id, body);
+                    append(world, face, &mut bytes, id, body);
                     later.push((Instant::now() + delay, bytes));
                 }
                 Answer::Never => {}
                 Answer::Cut(_) => return,
                 Answer::Bytes(bytes) => out.extend_from_slice(&bytes),
-                Answer::WrongId(body) => append(world, &mut out, id ^ (1 << 40), body),
+                Answer::WrongId(body) => append(world, face, &mut out, id ^ (1 << 40), body),
             }
         }
         received.drain(..begin);
@@ -418,7 +522,10 @@ fn serve_link(mut transport: Box<dyn Transport>, binding: [u8; 32], world: &Worl
     }
 }
 
-fn append(world: &World, out: &mut Vec<u8>, request_id: u64, body: reply::Body) {
-    let reply = wire::Reply { index: world.index.load(Ordering::Relaxed), body: Some(body) };
+fn append(world: &World, face: &Face, out: &mut Vec<u8>, request_id: u64, body: reply::Body) {
+    let (index, roster) = (face.index(world), world.roster.load(Ordering::Relaxed));
+    // An HSM that is stuck may know an older roster as well.
+    let roster = if face.stuck_at.load(Ordering::Relaxed) == 0 { roster } else { roster.min(1) };
+    let reply = wire::Reply { index, roster, body: Some(body) };
     frame::append(out, frame::Header { method: 0, request_id }, &reply).unwrap();
 }

@@ -7,8 +7,7 @@
 #![expect(unsafe_code, reason = "the C border")]
 
 use cryptoki_sys::*;
-use hsm_protocol::limits::PASSWORD_CHARACTERS;
-use hsm_protocol::limits::USER_NAME_CHARACTERS;
+use hsm_protocol::limits::{PASSWORD_CHARACTERS, PASSWORD_CHARACTERS_CHOSEN, USER_NAME_CHARACTERS};
 use hsm_protocol::wire::{self, request};
 use hsm_protocol::{Lifecycle, MechanismKind, Role};
 
@@ -22,7 +21,10 @@ use crate::pin;
 use crate::return_value::{About, Outcome, ReturnValue, refuse};
 use crate::slot::Slot;
 
-/// Longest PIN: user name, colon, password, in characters of up to four bytes.
+/// Shortest PIN in bytes: a password alone, of the fewest characters that a person may choose.
+const PIN_BYTES_MIN: usize = PASSWORD_CHARACTERS_CHOSEN;
+
+/// Longest PIN in bytes: user name, colon, password, in characters of up to four bytes.
 const PIN_BYTES_MAX: usize = USER_NAME_CHARACTERS + 1 + 4 * *PASSWORD_CHARACTERS.end();
 
 fn slot_info(slot: &Slot) -> CK_SLOT_INFO {
@@ -56,7 +58,7 @@ fn token_info(slot: &Slot) -> CK_TOKEN_INFO {
         ulMaxRwSessionCount: SESSIONS_PER_SLOT as CK_ULONG,
         ulRwSessionCount: read_write_sessions as CK_ULONG,
         ulMaxPinLen: PIN_BYTES_MAX as CK_ULONG,
-        ulMinPinLen: *PASSWORD_CHARACTERS.start() as CK_ULONG,
+        ulMinPinLen: PIN_BYTES_MIN as CK_ULONG,
         ulTotalPublicMemory: UNAVAILABLE,
         ulFreePublicMemory: UNAVAILABLE,
         ulTotalPrivateMemory: UNAVAILABLE,

@@ -48,6 +48,7 @@ pub(super) fn form(work: &mut Work<'_>, form: &Form) -> Answer {
         client_certificates_required: false,
         quotas: QuotaProfile::Ours,
         policy: ClusterPolicy::default(),
+        epoch_due: false,
     });
     roster::found(work, form.node, &form.member)?;
     let first = |name: &str, role, verifier| {

@@ -160,6 +160,7 @@ mod tests {
             client_certificates_required: false,
             quotas,
             policy: crate::roster::ClusterPolicy::default(),
+            epoch_due: false,
         };
         let mut state = State { cluster: Some(cluster), ..State::default() };
         for number in 0..count {

@@ -12,8 +12,7 @@ use crate::change::{Effect, Response};
 use crate::cluster::ClusterRecord;
 use crate::ids::{HsmId, NodeId, Stamp};
 use crate::limits::{
-    ADDRESS_BYTES, APPROVALS, DAY_MILLISECONDS, ISOLATION_WINDOW_MAXIMUM_SECONDS, MEMBER_KEY_BYTES, MEMBERS, WITNESSES,
-    ZONE_BYTES,
+    ADDRESS_BYTES, APPROVALS, ISOLATION_WINDOW_MAXIMUM_SECONDS, MEMBER_KEY_BYTES, MEMBERS, WITNESSES, ZONE_BYTES,
 };
 use crate::records::Caller;
 use crate::refusal::Refusal;
@@ -74,7 +73,7 @@ pub(crate) fn judge_admission(
         return Err(ErrorCode::MemberLimit.into());
     }
     let approved = policy.approvals.contains(&member.hsm);
-    let room_today = recent(policy, now).count() < policy.admission.per_day as usize;
+    let room_today = policy.recent_admissions(now).count() < policy.admission.per_day as usize;
     // A witness gets no key, so the number of admissions a day does not bound it.
     let covered = approved || (policy.admission.standing && (room_today || member.kind == MemberKind::Witness));
     if covered { Ok(()) } else { Err(ErrorCode::AdmissionRefused.into()) }
@@ -85,13 +84,9 @@ fn spend(policy: &mut ClusterPolicy, member: &MemberRecord, now: Stamp) {
     let approvals = policy.approvals.len();
     policy.approvals.retain(|&approved| approved != member.hsm);
     if policy.approvals.len() == approvals && member.kind == MemberKind::Hsm {
-        policy.admissions = recent(policy, now).collect();
+        policy.admissions = policy.recent_admissions(now).collect();
         policy.admissions.push(now);
     }
-}
-
-fn recent(policy: &ClusterPolicy, now: Stamp) -> impl Iterator<Item = Stamp> + '_ {
-    policy.admissions.iter().copied().filter(move |then| now.0.saturating_sub(then.0) < DAY_MILLISECONDS)
 }
 
 /// A member says where it can be reached now, and what it runs. Its identity stays.
@@ -120,6 +115,10 @@ pub(crate) fn judge_removal(state: &State, caller: Caller, hsm: HsmId) -> Result
 
 pub(super) fn remove(work: &mut Work<'_>, caller: Caller, hsm: HsmId) -> Answer {
     let node = judge_removal(work.state, caller, hsm)?;
+    let knows_keys = work.state.members.get(&node).is_some_and(|member| member.kind == MemberKind::Hsm);
+    if let Some(cluster) = work.state.cluster.as_ref().filter(|_| knows_keys) {
+        work.put_cluster(ClusterRecord { epoch_due: true, ..cluster.clone() });
+    }
     work.put_member(node, None);
     work.effect(Effect::RosterChanged);
     Ok(Response::Done)

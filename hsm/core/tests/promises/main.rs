@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what cannot fail in a test may stop it")]
 
 mod audit;
+mod epochs;
 mod keys;
 mod logins;
 mod objects;

@@ -96,7 +96,7 @@ impl World {
                 Effect::Audit(record) => self.audit.push(record.clone()),
                 Effect::CloseSessions(sessions) => self.closed.extend(sessions),
                 Effect::ForgetKey(uid) => self.forgotten.push(*uid),
-                Effect::ReloadTls | Effect::RosterChanged | Effect::Zeroize => {}
+                Effect::ReloadTls | Effect::RosterChanged | Effect::EpochBegan(_) | Effect::Zeroize => {}
             }
         }
         answer.expect("every command is answered")

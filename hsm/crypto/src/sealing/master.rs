@@ -33,6 +33,30 @@ impl MasterKey {
         Ok(Self { epoch, keys })
     }
 
+    /// Keys for a node that gets no master key, a witness: its storage key alone is used. The epoch is 0, which no cluster
+    /// has.
+    ///
+    /// # Errors
+    /// As [`MasterKey::generate`].
+    pub fn for_witness(module: &Module) -> Result<Self, CryptoFault> {
+        let mut keys = Pages::new(2 * KEY)?;
+        module.random(&mut keys.bytes_mut()[KEY..])?;
+        Ok(Self { epoch: Epoch(0), keys })
+    }
+
+    /// Whether this is a witness's, which holds no master key.
+    pub fn is_keyless(&self) -> bool {
+        self.epoch == Epoch(0)
+    }
+
+    /// A master key that another HSM handed over, with a new storage key: a store is never shared.
+    pub(super) fn received(module: &Module, epoch: Epoch, master: &[u8; KEY]) -> Result<Self, CryptoFault> {
+        let mut keys = Pages::new(2 * KEY)?;
+        keys.bytes_mut()[..KEY].copy_from_slice(master);
+        module.random(&mut keys.bytes_mut()[KEY..])?;
+        Ok(Self { epoch, keys })
+    }
+
     /// Keys that were unsealed.
     pub(super) fn from_parts(epoch: Epoch, keys: Pages) -> Self {
         Self { epoch, keys }

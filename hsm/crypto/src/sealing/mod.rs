@@ -1,17 +1,22 @@
 //! Sealing: everything that leaves the process, or lies on a disk, as ciphertext bound to what it is.
 //!
 //! [`master`] holds the cluster master key and the node's storage key, [`root`] seals them under a root of trust, [`keys`]
-//! seals payloads, session objects and tokens under working keys derived from the master key, [`row`] seals the rows of
-//! the node's own store. [`envelope`] is the one construction that they share. Nothing here knows a mechanism.
+//! seals payloads, session objects and tokens under working keys derived from the master key, [`ring`] has those of two
+//! epochs, [`row`] seals the rows of the node's own store, [`handover`] seals the master key for a new HSM. [`envelope`]
+//! is the one construction that they share. Nothing here knows a mechanism.
 
 pub(crate) mod envelope;
+pub(crate) mod handover;
 pub(crate) mod keys;
 pub(crate) mod master;
+pub(crate) mod ring;
 pub(crate) mod root;
 pub(crate) mod row;
 
+pub use handover::{Handover, SealingPair};
 pub use keys::{ClusterKeys, TokenClaims};
 pub use master::MasterKey;
+pub use ring::{KeyRing, Opened};
 pub use root::{RootFault, RootOfTrust};
 pub use row::{RowSum, StorageKey};
 
@@ -33,6 +38,8 @@ pub(crate) mod label {
     pub(crate) const ROW: &[u8] = b"kagimori row seal 1";
     /// Authenticates the sum of all rows of a store.
     pub(crate) const ROW_SUM: &[u8] = b"kagimori row sum 1";
+    /// Seals an HSM's identity under a root key or a stretched passphrase.
+    pub(crate) const IDENTITY: &[u8] = b"kagimori identity seal 1";
     /// Seals the master key under a root key or a stretched passphrase.
     pub(crate) const ROOT: &[u8] = b"kagimori master seal 1";
 }

@@ -1,4 +1,4 @@
-//! Roots of trust: what seals the master key at rest. `file` is a key in a file of its own, `passphrase` is asked for at
+//! Roots of trust: what seals the master key and an HSM's identity at rest. `file` is a key in a file of its own, `passphrase` is asked for at
 //! each start. A stolen disk that has both `root.key` and `master.seal` is lost: SECURITY.md says so.
 
 use std::fs::{File, OpenOptions};
@@ -18,7 +18,13 @@ use crate::secret::SecretBytes;
 use crate::secret::pages::Pages;
 
 /// First bytes of `master.seal`, with the version of the format.
-const MAGIC: &[u8; 12] = b"kagimori\0ms\x01";
+const MAGIC: &Magic = b"kagimori\0ms\x01";
+
+/// The same of what [`RootOfTrust::seal_identity`] makes.
+const IDENTITY_MAGIC: &Magic = b"kagimori\0id\x01";
+
+/// First bytes of a seal: what it is, and the version of its format.
+type Magic = [u8; 12];
 
 /// Bytes of the salt of a passphrase.
 const SALT: usize = 16;
@@ -53,7 +59,7 @@ pub enum RootFault {
     #[error("the passphrase must have 1 to {PASSPHRASE_BYTES} bytes")]
     Passphrase,
     /// The seal does not open with this root of trust.
-    #[error("master.seal does not open: {0}; wrong root key or passphrase, or the file is damaged")]
+    #[error("the seal does not open: {0}; wrong root key or passphrase, or the file is damaged")]
     Seal(#[from] SealBroken),
     /// The module failed.
     #[error("{0}")]
@@ -114,8 +120,49 @@ impl RootOfTrust {
         Self::passphrase(SecretBytes::copy_of(passphrase))
     }
 
+    /// Seals the keys by which an HSM proves who it is.
+    ///
+    /// # Errors
+    /// [`RootFault::Crypto`].
+    pub fn seal_identity(&self, module: &Module, content: &[u8]) -> Result<Vec<u8>, RootFault> {
+        self.seal(module, IDENTITY_MAGIC, label::IDENTITY, content)
+    }
+
+    /// Opens what [`RootOfTrust::seal_identity`] made.
+    ///
+    /// # Errors
+    /// [`RootFault::Seal`] when root and seal do not belong together or the seal is altered.
+    pub fn open_identity(&self, sealed: &[u8]) -> Result<SecretBytes, RootFault> {
+        self.open(IDENTITY_MAGIC, label::IDENTITY, sealed).map(SecretBytes::from)
+    }
+
+    /// Magic and version, kind of root, parameters, then nonce, ciphertext and tag, all of the header authenticated.
+    fn seal(&self, module: &Module, magic: &Magic, label: &[u8], content: &[u8]) -> Result<Vec<u8>, RootFault> {
+        let mut sealed = Vec::with_capacity(HEADER + envelope::OVERHEAD + content.len());
+        sealed.extend_from_slice(magic);
+        sealed.push(self.kind());
+        if let Self::Passphrase(_) = self {
+            sealed.extend_from_slice(&Stretch::for_root().encode());
+            sealed.extend_from_slice(&module.random_bytes::<SALT>()?);
+        }
+        sealed.resize(HEADER, 0);
+        let key = self.sealing_key(label, &sealed)?;
+        let body = envelope::seal(module, &*key, &sealed, content)?;
+        sealed.extend_from_slice(&body);
+        Ok(sealed)
+    }
+
+    fn open(&self, magic: &Magic, label: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, RootFault> {
+        let (header, body) = sealed.split_at_checked(HEADER).ok_or(SealBroken::Format)?;
+        if !header.starts_with(magic) || header[MAGIC.len()] != self.kind() {
+            return Err(SealBroken::Format.into());
+        }
+        let key = self.sealing_key(label, header)?;
+        Ok(envelope::open(&*key, header, body)?)
+    }
+
     /// The key that seals, and the header that says how it is had.
-    fn sealing_key(&self, header: &[u8]) -> Result<Zeroizing<[u8; KEY]>, RootFault> {
+    fn sealing_key(&self, label: &[u8], header: &[u8]) -> Result<Zeroizing<[u8; KEY]>, RootFault> {
         let mut stretched = Zeroizing::new([0; KEY]);
         let secret: &[u8] = match self {
             Self::File(key) => key.expose(),
@@ -127,7 +174,7 @@ impl RootOfTrust {
             }
         };
         let mut key = Zeroizing::new([0; KEY]);
-        derive_key(secret, label::ROOT, &mut *key)?;
+        derive_key(secret, label, &mut *key)?;
         Ok(key)
     }
 
@@ -140,27 +187,15 @@ impl RootOfTrust {
 }
 
 impl MasterKey {
-    /// Seals the keys: the content of `master.seal`. Magic and version, kind of root, parameters, then nonce, ciphertext
-    /// and tag over epoch, master key and storage key, all of the header authenticated.
+    /// Seals the keys: the content of `master.seal`, over epoch, master key and storage key.
     ///
     /// # Errors
     /// [`RootFault::Crypto`].
     pub fn seal(&self, module: &Module, root: &RootOfTrust) -> Result<Vec<u8>, RootFault> {
-        let mut sealed = Vec::with_capacity(HEADER + envelope::OVERHEAD + 4 + 2 * KEY);
-        sealed.extend_from_slice(MAGIC);
-        sealed.push(root.kind());
-        if let RootOfTrust::Passphrase(_) = root {
-            sealed.extend_from_slice(&Stretch::for_root().encode());
-            sealed.extend_from_slice(&module.random_bytes::<SALT>()?);
-        }
-        sealed.resize(HEADER, 0);
-        let key = root.sealing_key(&sealed)?;
         let mut content = Zeroizing::new(Vec::with_capacity(4 + 2 * KEY));
         content.extend_from_slice(&self.epoch().0.to_be_bytes());
         content.extend_from_slice(self.both());
-        let body = envelope::seal(module, &*key, &sealed, &content)?;
-        sealed.extend_from_slice(&body);
-        Ok(sealed)
+        root.seal(module, MAGIC, label::ROOT, &content)
     }
 
     /// Opens the content of `master.seal`.
@@ -168,12 +203,7 @@ impl MasterKey {
     /// # Errors
     /// [`RootFault::Seal`] when root and seal do not belong together or the seal is altered.
     pub fn unseal(root: &RootOfTrust, sealed: &[u8]) -> Result<Self, RootFault> {
-        let (header, body) = sealed.split_at_checked(HEADER).ok_or(SealBroken::Format)?;
-        if !header.starts_with(MAGIC) || header[MAGIC.len()] != root.kind() {
-            return Err(SealBroken::Format.into());
-        }
-        let key = root.sealing_key(header)?;
-        let content = envelope::open(&*key, header, body)?;
+        let content = root.open(MAGIC, label::ROOT, sealed)?;
         let (epoch, keys) = content.split_first_chunk().ok_or(SealBroken::Format)?;
         if keys.len() != 2 * KEY {
             return Err(SealBroken::Format.into());
@@ -222,6 +252,17 @@ mod tests {
         RootOfTrust::create_file(&module, &path).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
         assert!(matches!(RootOfTrust::read_file(&path), Err(RootFault::Mode(0o640))));
+    }
+
+    #[test]
+    fn a_seal_of_one_kind_is_no_seal_of_another() {
+        let module = Module::start().unwrap();
+        let root = RootOfTrust::File(SecretBytes::copy_of(&[5; KEY]));
+        let sealed = root.seal_identity(&module, b"who I am").unwrap();
+        assert_eq!(root.open_identity(&sealed).unwrap().expose(), b"who I am");
+        assert!(matches!(MasterKey::unseal(&root, &sealed), Err(RootFault::Seal(_))));
+        let master = MasterKey::generate(&module, Epoch(1)).unwrap().seal(&module, &root).unwrap();
+        assert!(matches!(root.open_identity(&master), Err(RootFault::Seal(_))));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::mechanism::{Call, Encrypted, Gather, family};
 use crate::{CryptoFault, Module, Payload, generate_pair};
 
 /// One module for all tests.
-pub(super) fn module() -> &'static Arc<Module> {
+pub(crate) fn module() -> &'static Arc<Module> {
     static MODULE: LazyLock<Arc<Module>> = LazyLock::new(|| Module::start().unwrap());
     &MODULE
 }

@@ -1,7 +1,7 @@
 //! Tests of whole mechanisms: every row of the policy's table, C2SP's Wycheproof vectors, OpenSSL as the other side.
 
 mod imports;
-mod keys;
+pub(crate) mod keys;
 mod openssl;
 mod seals;
 mod speed;

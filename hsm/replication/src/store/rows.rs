@@ -85,6 +85,7 @@ const SESSION: u8 = 4;
 const OBJECT: u8 = 5;
 const COUNTERS: u8 = 6;
 const MEMBER: u8 = 7;
+const EPOCH: u8 = 8;
 /// Far above the others, so that new kinds of rows that are kept in memory find room before it.
 const PAYLOAD: u8 = 0xf0;
 
@@ -98,6 +99,7 @@ pub(crate) fn state_key(row: &Row) -> Vec<u8> {
         Row::Cluster => vec![CLUSTER],
         Row::Counters => vec![COUNTERS],
         Row::Member(node) => with(MEMBER, &node.0.to_be_bytes()),
+        Row::Epoch(epoch) => with(EPOCH, &epoch.0.to_be_bytes()),
         Row::User(user) => with(USER, &user.0.to_be_bytes()),
         Row::Attempt(name) => with(ATTEMPT, name),
         Row::Session(session) => with(SESSION, &session.0),
@@ -114,6 +116,7 @@ pub(crate) fn state_row(key: &[u8]) -> Option<Row> {
         CLUSTER if name.is_empty() => Some(Row::Cluster),
         COUNTERS if name.is_empty() => Some(Row::Counters),
         MEMBER => Some(Row::Member(hsm_core::NodeId(number()?))),
+        EPOCH => Some(Row::Epoch(hsm_core::Epoch(name.try_into().ok().map(u32::from_be_bytes)?))),
         USER => Some(Row::User(UserId(number()?))),
         ATTEMPT => Some(Row::Attempt(name.to_vec())),
         SESSION => Some(Row::Session(SessionId(name.try_into().ok()?))),
@@ -138,6 +141,7 @@ mod tests {
             Row::Cluster,
             Row::Counters,
             Row::User(UserId(7)),
+            Row::Epoch(hsm_core::Epoch(2)),
             Row::Member(hsm_core::NodeId(u64::MAX)),
             Row::Attempt(b"mallory".to_vec()),
             Row::Attempt(Vec::new()),
@@ -150,7 +154,7 @@ mod tests {
             assert_eq!(key.as_slice() >= FIRST_PAYLOAD, !row.in_memory());
             assert_eq!(state_row(&key), Some(row));
         }
-        for bad in [&[][..], &[0], &[1, 1], &[2, 1], &[7, 0], &[8, 0]] {
+        for bad in [&[][..], &[0], &[1, 1], &[2, 1], &[7, 0], &[8, 0], &[9, 0]] {
             assert_eq!(state_row(bad), None);
         }
     }

@@ -60,7 +60,10 @@ impl Drop for LateReply {
     fn drop(&mut self) {
         if !self.given {
             let failure = wire::Failure { code: ErrorCode::Unknown as u32, ..Default::default() };
-            self.leave_to_courier(&wire::Reply { index: 0, body: Some(wire::reply::Body::Failure(failure)) });
+            self.leave_to_courier(&wire::Reply {
+                body: Some(wire::reply::Body::Failure(failure)),
+                ..Default::default()
+            });
         }
         self.link.count_out(self.bytes);
     }

@@ -35,7 +35,8 @@ pub(crate) fn append(frames: &mut Vec<u8>, header: Header, reply: &wire::Reply) 
         return;
     }
     let failure = wire::Failure { code: ErrorCode::TooLarge as u32, ..Default::default() };
-    let short = wire::Reply { index: reply.index, body: Some(wire::reply::Body::Failure(failure)) };
+    let short =
+        wire::Reply { index: reply.index, roster: reply.roster, body: Some(wire::reply::Body::Failure(failure)) };
     if frame::append(frames, header, &short).is_err() {
         unreachable!("a failure of a few bytes fits into every frame");
     }

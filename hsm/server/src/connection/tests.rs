@@ -59,12 +59,12 @@ impl Requests for Echo {
 
 fn bytes(data: Vec<u8>) -> wire::Reply {
     let body = wire::reply::Body::Bytes(wire::BytesReply { data, iv: Vec::new() });
-    wire::Reply { index: 0, body: Some(body) }
+    wire::Reply { body: Some(body), ..Default::default() }
 }
 
 fn failure(code: ErrorCode) -> wire::Reply {
     let body = wire::reply::Body::Failure(wire::Failure { code: code as u32, ..Default::default() });
-    wire::Reply { index: 0, body: Some(body) }
+    wire::Reply { body: Some(body), ..Default::default() }
 }
 
 /// A connection whose reading thread runs, and the client's end of it.

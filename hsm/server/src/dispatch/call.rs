@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use hsm_core::command::Origin;
 use hsm_core::{Action, Actor, Index, Response, SessionId};
-use hsm_protocol::ErrorCode;
 use hsm_protocol::frame::Header;
 use hsm_protocol::wire::reply::Body;
+use hsm_protocol::{ErrorCode, wire};
 use hsm_replication::Outcome;
 
 use super::caller::{Connection, reply_message};
@@ -148,6 +148,14 @@ impl Call<'_> {
         }
         Ok(Answered::Later)
     }
+
+    /// Proposes an action for which nothing must be made and whose success says nothing more.
+    pub(crate) fn change_plainly(&self, action: Action) -> Result<Answered> {
+        self.change(
+            Effort::Short,
+            Box::new(move |_| Ok(Made::Action(action.clone(), Box::new(|_, _| Ok(Body::Done(wire::Done {})))))),
+        )
+    }
 }
 
 /// Where a change is made.
@@ -204,13 +212,13 @@ impl LateCall {
     fn answer(self, result: Result<Body>) {
         self.count(&result);
         let index = self.service.node().applied().0;
-        self.reply.give(&reply_message(index, result));
+        self.reply.give(&reply_message(&self.service, index, result));
     }
 
     /// Has the courier send the reply: for the log's threads.
     fn answer_by_courier(self, index: Index, result: Result<Body>) {
         self.count(&result);
-        self.reply.give_by_courier(&reply_message(index.0, result));
+        self.reply.give_by_courier(&reply_message(&self.service, index.0, result));
     }
 
     fn count(&self, result: &Result<Body>) {

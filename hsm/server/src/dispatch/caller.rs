@@ -165,7 +165,7 @@ impl Requests for Caller {
             Err(failure) => Err(failure),
         };
         let code = result.as_ref().err().map_or(0, |failure| failure.code as u32);
-        let reply = reply_message(self.service.node().applied().0, result);
+        let reply = reply_message(&self.service, self.service.node().applied().0, result);
         replies.push(header, &reply);
         self.service.metrics().request(header.method, code, begin.elapsed());
     }
@@ -181,8 +181,8 @@ impl Drop for Caller {
     }
 }
 
-/// A reply as of `index`.
-pub(crate) fn reply_message(index: u64, result: Result<wire::reply::Body, Failure>) -> wire::Reply {
+/// A reply as of `index`, with the version of the roster that this HSM knows.
+pub(crate) fn reply_message(service: &Service, index: u64, result: Result<wire::reply::Body, Failure>) -> wire::Reply {
     let body = result.unwrap_or_else(|failure| wire::reply::Body::Failure(failure.message()));
-    wire::Reply { index, body: Some(body) }
+    wire::Reply { index, roster: service.roster().version(service.node()), body: Some(body) }
 }

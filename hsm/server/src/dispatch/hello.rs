@@ -5,6 +5,7 @@ use hsm_protocol::wire::reply::Body;
 use hsm_protocol::{Lifecycle, limits, wire};
 
 use super::call::{Answered, Call, Result};
+use super::roster;
 use crate::peer::Source;
 
 /// Name and version that are shown to clients.
@@ -58,17 +59,20 @@ pub(super) fn list_mechanisms(call: &Call<'_>) -> Result<Answered> {
 pub(super) fn cluster_info(call: &Call<'_>) -> Result<Answered> {
     let status = call.service.node().status();
     let state = call.service.node().read();
-    let member = wire::Member {
-        hsm: call.service.hsm().to_vec(),
-        address: call.service.address().into(),
-        version: env!("CARGO_PKG_VERSION").into(),
-        leader: status.leader == Some(status.node),
-        voter: true,
-    };
+    // The leader is known by its node id; whether another member votes is the business of replication's status.
+    let members = state.members().iter().map(|(node, member)| {
+        let here = node.0 == status.node;
+        let mut shown = roster::member(member);
+        if here && shown.address.is_empty() {
+            shown.address = call.service.address().into();
+        }
+        wire::Member { leader: status.leader == Some(node.0), voter: here, ..shown }
+    });
     let cluster = state.cluster();
     let active = cluster.is_some_and(|cluster| cluster.lifecycle == Lifecycle::Active);
     Ok(Answered::Now(Body::ClusterInfo(wire::ClusterInfoReply {
-        members: vec![member],
+        members: members.collect(),
+        roster: roster::version_of(state.members()),
         applied_index: status.applied.0,
         objects: if active { state.object_count() } else { 0 },
         users: if active { state.user_count() } else { 0 },

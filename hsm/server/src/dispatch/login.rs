@@ -130,7 +130,8 @@ pub(super) fn activate(call: &Call<'_>, message: wire::Activate) -> Result<Answe
 /// Binds a login to this connection: the token says which, the proof that its owner asks, and here.
 pub(super) fn attach(call: &Call<'_>, message: &wire::Attach) -> Result<Answered> {
     let node = call.service.node();
-    let claims = call.service.keys().open_token(&message.token).map_err(|_| ErrorCode::TokenRefused)?;
+    let opened = call.service.keys().open_token(&message.token).map_err(|_| ErrorCode::TokenRefused)?;
+    let claims = opened.content;
     let view = {
         let state = node.read();
         let cluster = state.cluster().ok_or(ErrorCode::NotReady)?;
@@ -157,26 +158,32 @@ pub(super) fn attach(call: &Call<'_>, message: &wire::Attach) -> Result<Answered
         return Err(ErrorCode::TokenRefused.into());
     }
     let index = call.connection.attach(Attachment { session, actor: view.actor })?;
+    // Only the present epoch's keys are unknown to HSMs that were removed; the proof above says who gets the new token.
+    let token = match opened.is_present {
+        true => Vec::new(),
+        false => call.service.keys().seal_token(call.service.module(), &claims)?,
+    };
     let left = view.expires_at.0.saturating_sub(node.now().0);
     if left > SESSION_MILLISECONDS / SESSION_IDLE_SHARE {
-        return Ok(Answered::Now(attached(index, view.expires_at)));
+        return Ok(Answered::Now(attached(index, view.expires_at, token)));
     }
-    renew(call, session, index)
+    renew(call, session, index, token)
 }
 
-fn attached(index: u32, expires_at: Stamp) -> Body {
-    Body::Attach(wire::AttachReply { session: index, expires_at: expires_at.0 })
+fn attached(index: u32, expires_at: Stamp, token: Vec<u8>) -> Body {
+    Body::Attach(wire::AttachReply { session: index, expires_at: expires_at.0, token })
 }
 
 /// Moves the expiry of a session that its owner has just proven to use.
-fn renew(call: &Call<'_>, session: SessionId, index: u32) -> Result<Answered> {
+fn renew(call: &Call<'_>, session: SessionId, index: u32, token: Vec<u8>) -> Result<Answered> {
     let outside = Call { actor: Actor::Nobody, sequence: 0, lowest_unanswered: 0, ..*call };
     outside.change(
         Effort::Short,
         Box::new(move |call| {
             let expires_at = Stamp(call.service.node().now().0 + SESSION_MILLISECONDS);
             let action = Action::RenewSession { session, expires_at };
-            Ok(Made::Action(action, Box::new(move |_, _| Ok(attached(index, expires_at)))))
+            let token = token.clone();
+            Ok(Made::Action(action, Box::new(move |_, _| Ok(attached(index, expires_at, token)))))
         }),
     )
 }

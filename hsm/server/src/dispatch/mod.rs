@@ -2,7 +2,8 @@
 //!
 //! [`Service`] is what all connections share; `caller` is one connection as its requests see it; `call` is one request and
 //! its three ways to an answer (at once, from a worker, from the log); `route` leads to the chapters: `hello`, `login`,
-//! `objects`, `transport_keys`, `operate`, `streams`, `random`, `users`, `policy`.
+//! `objects`, `transport_keys`, `operate`, `streams`, `random`, `users`, `policy`,
+//! `members`.
 //!
 //! It must not decide what is allowed: `hsm-core` does, when it is asked here and again when the log applies. It must not
 //! do cryptography: `hsm-crypto` does, and demands the permits that only the state gives. [`crate::connection`] brings the
@@ -17,12 +18,14 @@ mod hello;
 mod key_cache;
 mod limits;
 mod login;
+mod members;
 mod newborn;
 mod objects;
 mod operate;
 mod passwords;
 mod policy;
 mod random;
+mod roster;
 mod route;
 mod service;
 mod session_objects;

@@ -50,20 +50,13 @@ pub(super) fn register(call: &Call<'_>, message: wire::RegisterTrustAnchor) -> R
 pub(super) fn deregister(call: &Call<'_>, message: &wire::DeregisterTrustAnchor) -> Result<Answered> {
     let reference = message.reference;
     call.service.node().read().needs(&call.actor, Request::DeregisterTrustAnchor { reference })?;
-    propose(call, Action::DeregisterTrustAnchor { reference })
+    call.change_plainly(Action::DeregisterTrustAnchor { reference })
 }
 
 pub(super) fn require(call: &Call<'_>, message: &wire::SetClientCertificates) -> Result<Answered> {
     let required = message.required;
     call.service.node().read().needs(&call.actor, Request::SetClientCertificates { required })?;
-    propose(call, Action::SetClientCertificates { required })
-}
-
-fn propose(call: &Call<'_>, action: Action) -> Result<Answered> {
-    call.change(
-        Effort::Short,
-        Box::new(move |_| Ok(Made::Action(action.clone(), Box::new(|_, _| Ok(Body::Done(wire::Done {})))))),
-    )
+    call.change_plainly(Action::SetClientCertificates { required })
 }
 
 pub(super) fn list(call: &Call<'_>) -> Result<Answered> {

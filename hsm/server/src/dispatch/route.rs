@@ -3,11 +3,11 @@
 use hsm_protocol::wire::request::Body;
 
 use super::call::{Answered, Call, Result};
-use super::{hello, login, objects, operate, policy, random, streams, transport_keys, users};
+use super::{hello, login, members, objects, operate, policy, random, streams, transport_keys, users};
 
 /// Whether this version knows a method.
 pub(crate) fn is_known(method: u16) -> bool {
-    matches!(method, 10..=12 | 20..=23 | 30..=40 | 50..=54 | 70..=75 | 90..=93)
+    matches!(method, 10..=12 | 20..=23 | 30..=40 | 50..=54 | 70..=75 | 90..=99)
 }
 
 /// Whether a method works before a cluster is in service, and in nobody's name.
@@ -60,6 +60,12 @@ fn run_chapter(call: &Call<'_>, message: Body) -> Result<Answered> {
         Body::DeregisterTrustAnchor(message) => policy::deregister(call, &message),
         Body::ListTrustAnchors(_) => policy::list(call),
         Body::SetClientCertificates(message) => policy::require(call, &message),
+        Body::SetAdmissionRule(message) => members::set_rule(call, message),
+        Body::ApproveMember(message) => members::approve(call, &message),
+        Body::SetIsolationWindow(message) => members::set_window(call, &message),
+        Body::RemoveMember(message) => members::remove(call, &message),
+        Body::GetClusterPolicy(_) => members::policy(call),
+        Body::ListMembers(_) => members::list(call),
         Body::Hello(_)
         | Body::ListMechanisms(_)
         | Body::ClusterInfo(_)

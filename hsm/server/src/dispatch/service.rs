@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use hsm_core::{Effect, Index, ObjectUid, SessionId};
-use hsm_crypto::{ClusterKeys, Module};
+use hsm_crypto::{KeyRing, Module};
 use hsm_protocol::wire;
 use hsm_replication::{EffectSink, Node};
 use parking_lot::Mutex;
@@ -16,6 +16,7 @@ use super::caller::{Caller, Connection};
 use super::guesses::Guesses;
 use super::key_cache::KeyCache;
 use super::limits::{COMPUTE_QUEUE, PASSWORD_QUEUE, PASSWORD_THREADS};
+use super::roster::Roster;
 use super::session_objects::SessionObjects;
 use super::workers::Workers;
 use crate::connection::ConnectionFacts;
@@ -32,7 +33,7 @@ pub struct ServiceParts {
     /// Randomness and self-tests.
     pub module: Arc<Module>,
     /// The keys that seal objects, tokens and session objects.
-    pub keys: Arc<ClusterKeys>,
+    pub keys: Arc<KeyRing>,
     /// Counters of the process.
     pub metrics: Arc<Metrics>,
     /// The sink that was given to the node's settings; it works from now on.
@@ -47,7 +48,7 @@ pub struct ServiceParts {
 pub struct Service {
     node: Arc<Node>,
     module: Arc<Module>,
-    keys: Arc<ClusterKeys>,
+    keys: Arc<KeyRing>,
     metrics: Arc<Metrics>,
     hsm: [u8; 16],
     address: String,
@@ -62,6 +63,7 @@ pub struct Service {
     next_connection: AtomicU64,
     stopping: AtomicBool,
     mechanisms: OnceLock<wire::ListMechanismsReply>,
+    roster: Roster,
 }
 
 impl Service {
@@ -90,6 +92,7 @@ impl Service {
             next_connection: AtomicU64::new(1),
             stopping: AtomicBool::new(false),
             mechanisms: OnceLock::new(),
+            roster: Roster::default(),
         });
         effects.attach(&service);
         Ok(service)
@@ -178,7 +181,7 @@ impl Service {
         &self.module
     }
 
-    pub(crate) fn keys(&self) -> &ClusterKeys {
+    pub(crate) fn keys(&self) -> &KeyRing {
         &self.keys
     }
 
@@ -222,6 +225,10 @@ impl Service {
         &self.busy
     }
 
+    pub(crate) fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
     pub(crate) fn mechanisms(&self) -> &OnceLock<wire::ListMechanismsReply> {
         &self.mechanisms
     }
@@ -250,6 +257,8 @@ impl Service {
 pub enum ProcessEffect {
     /// The cluster's certificate or its rule for client certificates changed: use it for new connections.
     ReloadTls,
+    /// The cluster master key has a new epoch.
+    EpochBegan,
     /// Members came, went or moved.
     RosterChanged,
     /// Destroy the cluster master key and its seal, then stop serving.
@@ -295,6 +304,7 @@ impl EffectSink for Effects {
                 }
             }
             Effect::ReloadTls => (self.process)(ProcessEffect::ReloadTls),
+            Effect::EpochBegan(_) => (self.process)(ProcessEffect::EpochBegan),
             Effect::RosterChanged => (self.process)(ProcessEffect::RosterChanged),
             Effect::Zeroize => {
                 if let Some(service) = self.service() {

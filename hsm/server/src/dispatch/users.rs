@@ -18,14 +18,6 @@ fn allowed(call: &Call<'_>, request: Request<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Proposes an action whose success says nothing more.
-fn propose(call: &Call<'_>, action: Action) -> Result<Answered> {
-    call.change(
-        Effort::Short,
-        Box::new(move |_| Ok(Made::Action(action.clone(), Box::new(|_, _| Ok(Body::Done(wire::Done {})))))),
-    )
-}
-
 pub(super) fn create(call: &Call<'_>, message: wire::CreateUser) -> Result<Answered> {
     let password = Password::new(message.password);
     let (name, role) = (UserName::new(&message.name)?, role(message.role)?);
@@ -71,20 +63,20 @@ impl Call<'_> {
 pub(super) fn delete(call: &Call<'_>, message: &wire::DeleteUser) -> Result<Answered> {
     let (name, role) = (UserName::new(&message.name)?, role(message.role)?);
     allowed(call, Request::DeleteUser { name: &name, role })?;
-    propose(call, Action::DeleteUser { name, role })
+    call.change_plainly(Action::DeleteUser { name, role })
 }
 
 pub(super) fn set_enabled(call: &Call<'_>, message: &wire::SetUserEnabled) -> Result<Answered> {
     let (name, role, enabled) = (UserName::new(&message.name)?, role(message.role)?, message.enabled);
     allowed(call, Request::SetUserEnabled { name: &name, role, enabled })?;
-    propose(call, Action::SetUserEnabled { name, role, enabled })
+    call.change_plainly(Action::SetUserEnabled { name, role, enabled })
 }
 
 pub(super) fn log_out_everywhere(call: &Call<'_>, message: &wire::LogoutEverywhere) -> Result<Answered> {
     let (name, role) =
         if message.user.is_empty() { caller(call)? } else { (UserName::new(&message.user)?, role(message.role)?) };
     allowed(call, Request::LogoutEverywhere { name: &name, role })?;
-    propose(call, Action::LogoutEverywhere { name, role })
+    call.change_plainly(Action::LogoutEverywhere { name, role })
 }
 
 pub(super) fn list(call: &Call<'_>) -> Result<Answered> {

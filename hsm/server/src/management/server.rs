@@ -79,8 +79,8 @@ fn serve(mut stream: UnixStream, peer: PeerCredentials, answer: &Answer) {
         let reply = match codec::receive::<Request>(&mut stream, patience) {
             Ok(request) => {
                 tracing::info!(process = peer.process, user = peer.user, request = name(&request), "management");
-                if matches!(request.body, Some(request::Body::Stop(_))) {
-                    // Whoever asked to stop learns by the end of this connection that the process is gone.
+                if matches!(request.body, Some(request::Body::Stop(_) | request::Body::Leave(_))) {
+                    // Whoever asked to stop or to leave learns by the end of this connection that the process is gone.
                     patience = limits::STOP_TIME * 3;
                 }
                 answer(request)
@@ -125,6 +125,8 @@ fn name(request: &Request) -> &'static str {
         Some(Body::Form(_)) => "form",
         Some(Body::Certificates(_)) => "certificates",
         Some(Body::Initialize(_)) => "initialize",
+        Some(Body::Join(_)) => "join",
+        Some(Body::Leave(_)) => "leave",
         Some(Body::Stop(_)) => "stop",
         None => "unknown",
     }

@@ -1,20 +1,25 @@
-//! Answers to management requests: status, form, certificates, initialize, stop.
+//! Answers to management requests: status, form, certificates, initialize, join, leave, stop.
 //!
 //! Each runs on the thread of a management connection. A request that changes the cluster holds a lock, so that two
 //! people do not form at once; what can be refused is refused before anything is made.
 
-use hsm_core::Action;
+use std::sync::Arc;
+
+use hsm_core::{Action, Hsm, HsmId, MemberKind};
 use hsm_protocol::management::{
-    CertificatesReply, Done, Form, Initialize, Reply, Request, StatusReply, reply, request,
+    CertificatesReply, Done, Form, Initialize, Join, Joined, Member as MemberLine, Reply, Request, StatusReply, reply,
+    request,
 };
 use hsm_protocol::{ErrorCode, Lifecycle};
-use hsm_replication::Outcome;
+use hsm_replication::{Outcome, Status};
 
+use super::membership::ADMITTED;
 use super::{Event, Process, report};
 use crate::customer_certificate::CheckedCertificates;
 use crate::exit::Fault;
 use crate::installation;
-use crate::limits::LABEL_BYTES;
+use crate::joining::JoinFault;
+use crate::limits::{JOIN_ADDRESSES as ADDRESSES, JOIN_TIME, LABEL_BYTES};
 use crate::management::server::failure;
 use crate::member::{self, Member};
 
@@ -41,7 +46,7 @@ const NO_CLUSTER: &str = "this HSM belongs to no cluster yet; `form` makes one";
 
 impl Process {
     /// Answers one request.
-    pub(super) fn answer(&self, request: Request) -> Reply {
+    pub(super) fn answer(self: &Arc<Self>, request: Request) -> Reply {
         let answered = match request.body {
             Some(request::Body::Status(_)) => self.status().map(reply::Body::Status),
             Some(request::Body::Form(form)) => self.form(&form).map(|()| reply::Body::Done(Done {})),
@@ -49,6 +54,8 @@ impl Process {
             Some(request::Body::Initialize(initialize)) => {
                 self.initialize(&initialize).map(|()| reply::Body::Done(Done {}))
             }
+            Some(request::Body::Join(join)) => self.join(&join).map(reply::Body::Joined),
+            Some(request::Body::Leave(_)) => self.leave().map(|()| reply::Body::Done(Done {})),
             Some(request::Body::Stop(_)) => {
                 report(&self.events, Event::Stop("management"));
                 Ok(reply::Body::Done(Done {}))
@@ -70,6 +77,8 @@ impl Process {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             process: std::process::id(),
             sandbox: self.sandbox.to_string(),
+            joining: self.joining.lock().clone(),
+            witness: self.surroundings.settings.witness(),
             ..StatusReply::default()
         };
         let Some(member) = self.member() else { return Ok(status) };
@@ -89,17 +98,63 @@ impl Process {
         if let Some(record) = state.cluster() {
             status.lifecycle = record.lifecycle as u32;
             status.cluster = member::hexadecimal(&record.cluster.0);
+            status.incarnation = member::hexadecimal(&record.incarnation.0);
             status.fips = record.fips;
             status.label = record.label.clone();
             status.client_certificates_required = record.client_certificates_required;
         }
+        status.members = members(&state, &member.node().status());
         Ok(status)
+    }
+
+    fn join(self: &Arc<Self>, join: &Join) -> Result<Joined, No> {
+        let _alone = self.change.lock();
+        if self.member().is_some() {
+            return no(ErrorCode::LifecycleRefused, "this HSM belongs to a cluster already; `leave` ends that");
+        }
+        if join.members.is_empty() || join.members.len() > ADDRESSES {
+            let rule = format!("name 1 to {ADDRESSES} peer addresses of members");
+            return no(ErrorCode::AttributeValue, &rule);
+        }
+        let members: Result<Vec<_>, _> = join.members.iter().map(|address| address.parse()).collect();
+        let Ok(members) = members else { return no(ErrorCode::AttributeValue, "a peer address is no ADDRESS:PORT") };
+        match self.join_within(members, JOIN_TIME) {
+            Some(Ok(())) => Ok(Joined { complete: true }),
+            Some(Err(JoinFault::Refused { code, message })) => Err(No(code, message)),
+            Some(Err(JoinFault::Fault(fault))) => Err(fault.into()),
+            None if self.joining.lock().as_str() == ADMITTED => Ok(Joined { complete: false }),
+            None => no(ErrorCode::Busy, "the join is still under way; `status` tells how far it is"),
+        }
+    }
+
+    /// The cluster goes on without this HSM.
+    fn leave(&self) -> Result<(), No> {
+        let _alone = self.change.lock();
+        let Some(member) = self.member() else { return no(ErrorCode::LifecycleRefused, NO_CLUSTER) };
+        match member.propose(Action::RemoveMember { hsm: HsmId(self.surroundings.hsm) }) {
+            Outcome::Done { result: Ok(_), .. } => {
+                report(&self.events, Event::Left);
+                Ok(())
+            }
+            Outcome::Done { result: Err(refusal), .. } => no(refusal.code, refusal.code.explanation()),
+            Outcome::Unavailable(code) => no(code, code.explanation()),
+            Outcome::Unknown => no(ErrorCode::Unknown, "whether this HSM has left is unknown; `status` will tell"),
+        }
     }
 
     fn form(&self, form: &Form) -> Result<(), No> {
         let _alone = self.change.lock();
         if self.member().is_some() {
             return no(ErrorCode::LifecycleRefused, "this HSM belongs to a cluster already; a new one needs a new HSM");
+        }
+        if self.surroundings.settings.witness() {
+            return no(
+                ErrorCode::LifecycleRefused,
+                "a witness holds no keys, so no cluster begins with it; it joins one",
+            );
+        }
+        if !self.joining.lock().is_empty() {
+            return no(ErrorCode::Busy, "this HSM is joining a cluster; `status` tells how far it is");
         }
         if form.label.is_empty() || form.label.len() > LABEL_BYTES || form.label.chars().any(char::is_control) {
             let rule = format!("the label must have 1 to {LABEL_BYTES} bytes and no control characters");
@@ -125,7 +180,9 @@ impl Process {
                 certificates.manufacturer_hardware_certificate = ceremony.manufacturer_hardware_certificate.clone();
             }
         }
-        if let Some(installation) = installation::certificates(&self.surroundings.folder)? {
+        if let Some(installation) =
+            installation::certificates(&self.surroundings.folder, self.surroundings.settings.installation())?
+        {
             certificates.aws_root_certificate = installation.aws_root;
             certificates.manufacturer_root_certificate = installation.manufacturer_root;
         }
@@ -160,4 +217,20 @@ impl Process {
         member.open_doors()?;
         Ok(())
     }
+}
+
+/// The roster, as this node sees it.
+fn members(state: &Hsm, here: &Status) -> Vec<MemberLine> {
+    let lines = state.members().iter().map(|(node, member)| MemberLine {
+        hsm: member::hexadecimal(&member.hsm.0),
+        node: format!("{:016x}", node.0),
+        witness: member.kind == MemberKind::Witness,
+        zone: member.zone.clone(),
+        peer_address: member.peer_address.clone(),
+        client_address: member.client_address.clone(),
+        version: member.version.clone(),
+        here: node.0 == here.node,
+        leads: Some(node.0) == here.leader,
+    });
+    lines.collect()
 }

@@ -1,11 +1,13 @@
 //! The order in which the process starts, what it does while it runs, and the order in which it stops.
 //!
 //! Start: data folder and its lock · no core dumps, no debugger · files and ports by Landlock · self-test of the
-//! cryptographic module · health port · store · management socket · doors for clients · system calls by seccomp.
-//! Stop: doors · requests under way · store · management socket. One thread, this one, carries out what must not be done
-//! on the threads that report it. `answers` has the management requests. It must not look into clients' requests.
+//! cryptographic module · identity · health port · peer port · store · management socket · doors for clients · system calls
+//! by seccomp. Stop: doors · requests under way · store · peer port · management socket. One thread, this one, carries out what must not be done
+//! on the threads that report it. `answers` has the management requests, `membership` coming to a
+//! cluster and going from it. It must not look into clients' requests.
 
 mod answers;
+mod membership;
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -13,7 +15,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
+use hsm_core::HsmId;
 use hsm_crypto::Module;
+use hsm_replication::Standing;
 use parking_lot::{Mutex, RwLock};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -22,12 +26,14 @@ use crate::data_folder::DataFolder;
 use crate::dispatch::{Effects, ProcessEffect};
 use crate::exit::Fault;
 use crate::health::{self, Snapshot, Sources};
+use crate::identity::Identity;
 use crate::management::ManagementServer;
 use crate::member::{self, Member, Surroundings};
 use crate::metrics::Metrics;
+use crate::peers::{PeerEvent, Peers, PeersParts};
 use crate::sandbox::{self, FileRules, Sandbox};
 use crate::settings::{RootOfTrustSetting, Settings};
-use crate::{limits, node_watch, unix_socket};
+use crate::{installation, limits, node_watch, unix_socket};
 
 /// Runs an HSM until it is told to stop. The log is running.
 ///
@@ -40,19 +46,23 @@ pub fn serve(settings: Settings) -> Result<(), Fault> {
     for socket in settings.unix_socket().map(|(path, _)| path).into_iter().chain([settings.management_socket()]) {
         unix_socket::clear_stale(socket)?;
     }
+    installation::prepare(settings.installation())?;
     let sandbox = lock_up_files(&settings)?;
     let (events, inbox) = channel();
     let module = Module::start().map_err(|failure| Fault::SelfTest(failure.to_string()))?;
     let hsm = hsm_id(&folder, &module)?;
+    let identity = Arc::new(Identity::read_or_make(&settings, &folder, &module, HsmId(hsm))?);
+    let runtime = start_runtime(&settings, &events)?;
+    let peers = start_peers(&settings, &identity, &module, runtime.handle(), &events)?;
     let process = Arc::new(Process {
-        surroundings: surroundings(settings, folder, module, hsm, &events),
+        surroundings: surroundings(settings, folder, module, identity, peers, &events),
         member: RwLock::new(None),
         change: Mutex::new(()),
         sandbox: sandbox.clone(),
+        joining: Mutex::default(),
         events,
     });
     let settings = &process.surroundings.settings;
-    let runtime = start_runtime(&process)?;
     start_health(&process, runtime.handle())?;
     check_address(settings)?;
     if let Some(member) = Member::open(&process.surroundings)? {
@@ -60,7 +70,7 @@ pub fn serve(settings: Settings) -> Result<(), Fault> {
     }
     let server = start_management(&process)?;
     if settings.sandbox() {
-        sandbox::restrict_system_calls()?;
+        sandbox::restrict_system_calls(settings.peers().is_some())?;
     }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -69,6 +79,7 @@ pub fn serve(settings: Settings) -> Result<(), Fault> {
         %sandbox,
         "kagimori-hsm is running"
     );
+    process.resume_join()?;
     let end = process.run(&inbox);
     process.stop(server);
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -81,8 +92,16 @@ enum Event {
     Stop(&'static str),
     /// The cluster's certificate or its rule for client certificates changed.
     ReloadTls,
+    /// The cluster master key has a new epoch.
+    EpochBegan,
     /// Members came, went or moved.
     RosterChanged,
+    /// Another HSM had something to say of this one.
+    Peer(PeerEvent),
+    /// This HSM has left the cluster.
+    Left,
+    /// This node is something else to its cluster than before.
+    Standing(Standing),
     /// The cluster's keys must go.
     Zeroize,
     /// The node can not go on.
@@ -96,6 +115,8 @@ struct Process {
     /// Held by whoever makes or initialises a cluster.
     change: Mutex<()>,
     sandbox: Sandbox,
+    /// How far a join is, in words; empty when none is under way.
+    joining: Mutex<String>,
     events: Sender<Event>,
 }
 
@@ -117,11 +138,12 @@ impl Process {
     }
 
     /// Carries out events until one of them ends the process.
-    fn run(&self, inbox: &Receiver<Event>) -> Result<(), Fault> {
+    fn run(self: &Arc<Self>, inbox: &Receiver<Event>) -> Result<(), Fault> {
         let mut expire_at = Instant::now() + limits::EXPIRE_INTERVAL;
+        let mut announce_at = Instant::now();
         let mut close_at: Vec<Instant> = Vec::new();
         loop {
-            let next = close_at.iter().copied().min().map_or(expire_at, |close| close.min(expire_at));
+            let next = close_at.iter().copied().fold(expire_at.min(announce_at), Instant::min);
             match inbox.recv_timeout(next.saturating_duration_since(Instant::now())) {
                 Ok(Event::Stop(reason)) => {
                     tracing::info!(reason, "stopping");
@@ -132,7 +154,14 @@ impl Process {
                         close_at.extend(CLOSE_AFTER.map(|after| Instant::now() + after));
                     }
                 }
-                Ok(Event::RosterChanged) => tracing::info!("the roster of the cluster changed"),
+                Ok(Event::EpochBegan) => tracing::info!("the cluster master key has a new epoch"),
+                Ok(Event::RosterChanged) => self.follow_roster()?,
+                Ok(Event::Peer(event)) => self.hear(&event)?,
+                Ok(Event::Left | Event::Standing(Standing::Removed)) if self.member().is_some() => {
+                    return Err(self.removed());
+                }
+                Ok(Event::Standing(Standing::RolledBack)) => self.rejoin()?,
+                Ok(Event::Left | Event::Standing(_)) => {}
                 Ok(Event::Zeroize) => return self.zeroize(),
                 Ok(Event::Fault(fault)) => return Err(self.node_fault(&fault)),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -143,6 +172,10 @@ impl Process {
             if close_at.iter().any(|&at| at <= now) {
                 close_at.retain(|&at| at > now);
                 self.member().iter().for_each(|member| member.close_tls_connections());
+            }
+            if announce_at <= now {
+                announce_at = now + limits::ANNOUNCE_INTERVAL;
+                self.look_round()?;
             }
             if expire_at <= now {
                 expire_at = now + limits::EXPIRE_INTERVAL;
@@ -171,6 +204,9 @@ impl Process {
         if let Some(member) = self.member() {
             member.stop();
         }
+        if let Some(peers) = &self.surroundings.peers {
+            peers.stop();
+        }
         drop(server);
         let socket = self.surroundings.settings.management_socket();
         if let Err(error) = std::fs::remove_file(socket) {
@@ -182,7 +218,9 @@ impl Process {
     /// What health and metrics show.
     fn snapshot(&self) -> Snapshot {
         let Some(member) = self.member() else {
-            return Snapshot { not_ready: Some("this HSM belongs to no cluster yet".into()), ..Snapshot::default() };
+            let joining = self.joining.lock().clone();
+            let why = if joining.is_empty() { "this HSM belongs to no cluster yet".to_owned() } else { joining };
+            return Snapshot { not_ready: Some(why), ..Snapshot::default() };
         };
         let node = member.node().status();
         let state = member.node().read();
@@ -209,15 +247,17 @@ fn surroundings(
     settings: Settings,
     folder: DataFolder,
     module: Arc<Module>,
-    hsm: [u8; 16],
+    identity: Arc<Identity>,
+    peers: Option<Arc<Peers>>,
     events: &Sender<Event>,
 ) -> Arc<Surroundings> {
-    let (for_effects, for_faults) = (events.clone(), events.clone());
+    let (for_effects, for_faults, for_standing) = (events.clone(), events.clone(), events.clone());
     let effects = move || {
         let events = for_effects.clone();
         Effects::new(move |effect| {
             let event = match effect {
                 ProcessEffect::ReloadTls => Event::ReloadTls,
+                ProcessEffect::EpochBegan => Event::EpochBegan,
                 ProcessEffect::RosterChanged => Event::RosterChanged,
                 ProcessEffect::Zeroize => Event::Zeroize,
             };
@@ -230,9 +270,12 @@ fn surroundings(
         folder,
         module,
         metrics: Arc::new(Metrics::new()),
-        hsm,
+        hsm: identity.hsm().0,
+        identity,
+        peers,
         effects: Box::new(effects),
         on_fault: Arc::new(on_fault),
+        on_standing: Arc::new(move |standing| report(&for_standing, Event::Standing(standing))),
     })
 }
 
@@ -271,8 +314,15 @@ fn file_rules(settings: &Settings) -> FileRules {
     readable_files.retain(|file| file.exists());
     let sockets = settings.unix_socket().map(|(path, _)| path).into_iter().chain([settings.management_socket()]);
     let socket_folders = sockets.filter_map(Path::parent).map(Path::to_owned).collect();
-    let ports = std::iter::once(settings.listen()).chain(settings.health()).map(|address| address.port()).collect();
-    FileRules { owned_folders: vec![settings.data_folder().to_owned()], socket_folders, readable_files, ports }
+    let peers = settings.peers();
+    let listening = [Some(settings.listen()), settings.health(), peers.map(|peers| peers.listen)];
+    FileRules {
+        owned_folders: vec![settings.data_folder().to_owned(), settings.installation().to_owned()],
+        socket_folders,
+        readable_files,
+        ports: listening.into_iter().flatten().map(|address| address.port()).collect(),
+        connect_ports: peers.map(|peers| peers.ports.clone()).unwrap_or_default(),
+    }
 }
 
 /// This HSM's random name, made at its first start.
@@ -297,11 +347,12 @@ fn check_address(settings: &Settings) -> Result<(), Fault> {
     TcpListener::bind(settings.listen()).map(drop).map_err(|error| unix_socket::listen(settings.listen(), &error))
 }
 
-/// The runtime of health port and signals. Clients' requests never run on it.
-fn start_runtime(process: &Arc<Process>) -> Result<tokio::runtime::Runtime, Fault> {
+/// The runtime of health port, signals and other HSMs. Clients' requests never run on it. With peers it has two threads, so
+/// that one may wait for the disk while the other answers heartbeats.
+fn start_runtime(settings: &Settings, events: &Sender<Event>) -> Result<tokio::runtime::Runtime, Fault> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("health")
+        .worker_threads(if settings.peers().is_some() { 2 } else { 1 })
+        .thread_name("network")
         .enable_all()
         .build()
         .map_err(|error| member::stopped(&error))?;
@@ -310,7 +361,7 @@ fn start_runtime(process: &Arc<Process>) -> Result<tokio::runtime::Runtime, Faul
     let (mut terminate, mut interrupt) = (of(SignalKind::terminate())?, of(SignalKind::interrupt())?);
     let mut hangup = of(SignalKind::hangup())?;
     drop(entered);
-    let events = process.events.clone();
+    let events = events.clone();
     runtime.spawn(async move {
         loop {
             tokio::select! {
@@ -321,6 +372,25 @@ fn start_runtime(process: &Arc<Process>) -> Result<tokio::runtime::Runtime, Faul
         }
     });
     Ok(runtime)
+}
+
+fn start_peers(
+    settings: &Settings,
+    identity: &Arc<Identity>,
+    module: &Arc<Module>,
+    runtime: &tokio::runtime::Handle,
+    events: &Sender<Event>,
+) -> Result<Option<Arc<Peers>>, Fault> {
+    let Some(peers) = settings.peers() else { return Ok(None) };
+    let events = events.clone();
+    let parts = PeersParts {
+        settings: peers.clone(),
+        identity: Arc::clone(identity),
+        module: Arc::clone(module),
+        runtime: runtime.clone(),
+        tell: Arc::new(move |event| report(&events, Event::Peer(event))),
+    };
+    Peers::start(parts).map(Some)
 }
 
 fn start_health(process: &Arc<Process>, runtime: &tokio::runtime::Handle) -> Result<(), Fault> {

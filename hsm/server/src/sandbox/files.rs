@@ -21,6 +21,8 @@ pub struct FileRules {
     pub readable_files: Vec<PathBuf>,
     /// TCP ports that may be listened on; 0 stands for one that the system chooses.
     pub ports: Vec<u16>,
+    /// TCP ports that may be connected to.
+    pub connect_ports: Vec<u16>,
 }
 
 /// The newest Landlock whose rights we know and use; an older kernel enforces what it knows of them.
@@ -69,6 +71,9 @@ fn enforce(rules: &FileRules) -> Result<RestrictionStatus, String> {
     }
     for &port in &rules.ports {
         ruleset = ruleset.add_rule(NetPort::new(port, AccessNet::BindTcp)).map_err(words)?;
+    }
+    for &port in &rules.connect_ports {
+        ruleset = ruleset.add_rule(NetPort::new(port, AccessNet::ConnectTcp)).map_err(words)?;
     }
     ruleset.restrict_self().map_err(words)
 }

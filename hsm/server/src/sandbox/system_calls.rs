@@ -13,20 +13,21 @@ use seccompiler::{
 
 use crate::exit::Fault;
 
-/// Restricts every thread of the process. There is no way back. Call when start-up is over.
+/// Restricts every thread of the process. There is no way back. Call when start-up is over. Only an HSM that has `peers`
+/// may still connect to anybody; to which ports, Landlock says.
 ///
 /// # Errors
 /// [`Fault::Sandbox`] when the kernel refuses a filter.
-pub fn restrict_system_calls() -> Result<(), Fault> {
+pub fn restrict_system_calls(peers: bool) -> Result<(), Fault> {
     let refused = |cause: String| Fault::Sandbox(format!("seccomp: {cause}"));
-    for filter in filters().map_err(|error| refused(error.to_string()))? {
+    for filter in filters(peers).map_err(|error| refused(error.to_string()))? {
         seccompiler::apply_filter_all_threads(&filter).map_err(|error| refused(error.to_string()))?;
     }
     Ok(())
 }
 
 /// The filters in the order in which they must be installed: the last one forbids installing more.
-fn filters() -> Result<[BpfProgram; 3], seccompiler::BackendError> {
+fn filters(peers: bool) -> Result<[BpfProgram; 3], seccompiler::BackendError> {
     let architecture: TargetArch = std::env::consts::ARCH.try_into()?;
     let whole = |calls: &[libc::c_long]| calls.iter().map(|&call| (call, Vec::new())).collect::<BTreeMap<_, _>>();
     let deadly = SeccompFilter::new(whole(DEADLY), SeccompAction::Allow, SeccompAction::KillProcess, architecture)?;
@@ -38,6 +39,9 @@ fn filters() -> Result<[BpfProgram; 3], seccompiler::BackendError> {
     )?;
     let mut rules = whole(ALLOWED);
     rules.extend(conditional()?);
+    if peers {
+        rules.extend(whole(&[libc::SYS_connect]));
+    }
     let refusal = SeccompAction::Errno(libc::EPERM.unsigned_abs());
     let allowed = SeccompFilter::new(rules, refusal, SeccompAction::Allow, architecture)?;
     Ok([deadly.try_into()?, absent.try_into()?, allowed.try_into()?])
@@ -119,7 +123,7 @@ const DEADLY: &[libc::c_long] = &[
 
 /// What this program does all day.
 const ALLOWED: &[libc::c_long] = &[
-    // Sockets: listening and answering. `connect` is not among them.
+    // Sockets: listening and answering. `connect` is not among them: an HSM without peers never does.
     libc::SYS_accept4,
     libc::SYS_bind,
     libc::SYS_listen,
@@ -268,6 +272,6 @@ mod tests {
 
     #[test]
     fn the_filters_compile() {
-        assert!(filters().unwrap().iter().all(|filter| !filter.is_empty()));
+        assert!([true, false].into_iter().flat_map(|peers| filters(peers).unwrap()).all(|filter| !filter.is_empty()));
     }
 }

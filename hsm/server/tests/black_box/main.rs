@@ -5,9 +5,12 @@
 
 mod ceremony;
 mod client_certificates;
+mod cluster;
 mod health;
 mod management;
+mod peers;
 mod process;
 mod sandbox;
+mod stranger;
 mod support;
 mod tls;

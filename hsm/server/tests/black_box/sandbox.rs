@@ -111,7 +111,7 @@ fn inside() {
     let rules = FileRules { owned_folders: vec![folder.path().to_owned()], ..FileRules::default() };
     harden_process().unwrap();
     restrict_files(&rules).unwrap();
-    restrict_system_calls().unwrap();
+    restrict_system_calls(false).unwrap();
     match name.as_str() {
         "execve" => {
             use std::os::unix::process::CommandExt;

@@ -72,10 +72,30 @@ impl Running {
 
     /// Ends it and starts it again on the same folder.
     pub(crate) fn restart(&mut self) {
-        self.kill();
+        if let Ok(None) = self.child.try_wait() {
+            self.kill();
+        }
+        self.spawn();
+        self.wait_until_it_answers();
+    }
+
+    /// Starts it again on the same folder, and does not wait.
+    pub(crate) fn spawn(&mut self) {
         let extra: Vec<&str> = self.extra.iter().map(String::as_str).collect();
         self.child = serve_command(self.folder.path(), &extra).spawn().expect("the program starts");
-        self.wait_until_it_answers();
+    }
+
+    /// Its further arguments with another value for this one.
+    pub(crate) fn words_with(&self, name: &str, value: &str) -> Vec<String> {
+        let mut words = self.extra.clone();
+        let at = words.iter().position(|word| word == name).expect("an argument");
+        value.clone_into(&mut words[at + 1]);
+        words
+    }
+
+    /// Gives it another value for this argument from the next start on.
+    pub(crate) fn replace_argument(&mut self, name: &str, value: &str) {
+        self.extra = self.words_with(name, value);
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

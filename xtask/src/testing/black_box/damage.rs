@@ -7,10 +7,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::lifecycle::{ends, signs};
+use crate::conversation::Conversation;
 use crate::installation::Wishes;
 use crate::narrate;
 use crate::testing::Tally;
-use crate::testing::disposable::{Conversation, Disposable};
+use crate::testing::disposable::Disposable;
 use crate::workspace::{Workspace, capture, output};
 
 /// Places at which a bit of the store is flipped, spread evenly.

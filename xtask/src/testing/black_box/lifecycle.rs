@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::conversation::Conversation;
 use crate::installation::other_addresses;
 use crate::testing::Tally;
-use crate::testing::disposable::{Conversation, Disposable};
+use crate::testing::disposable::Disposable;
 use crate::workspace::Workspace;
 
 /// How long a start that must fail may take to do so.

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::lifecycle::signs;
+use crate::conversation::Conversation;
 use crate::installation::{ADMIN, Installation};
 use crate::testing::Tally;
-use crate::testing::disposable::{Conversation, Disposable};
+use crate::testing::disposable::Disposable;
 use crate::workspace::{Workspace, capture, last_lines, output};
 
 /// Wrong passwords after which a user is locked: more than five (AWS CloudHSM).

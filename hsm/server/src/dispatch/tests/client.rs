@@ -9,7 +9,7 @@ use std::time::Duration;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use hsm_core::command::{CeremonyCertificates, Form, Origin};
 use hsm_core::{Action, ClusterId, Epoch, HsmId, Incarnation, MemberKind, MemberRecord, NodeId};
-use hsm_crypto::{ClusterKeys, MasterKey, Module, password};
+use hsm_crypto::{ClusterKeys, KeyRing, MasterKey, Module, password};
 use hsm_protocol::frame::{self, Header};
 use hsm_protocol::session::attach_statement;
 use hsm_protocol::wire::{self, reply, request};
@@ -42,7 +42,7 @@ impl Hsm {
         let module = Module::start().unwrap();
         let master = MasterKey::generate(&module, Epoch(1)).unwrap();
         let cluster = ClusterId(module.random_bytes().unwrap());
-        let keys = Arc::new(ClusterKeys::new(&master, cluster).unwrap());
+        let keys = Arc::new(KeyRing::new(ClusterKeys::new(&master, cluster).unwrap(), None));
         let form = Form {
             cluster,
             incarnation: Incarnation(module.random_bytes().unwrap()),

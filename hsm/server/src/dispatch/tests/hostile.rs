@@ -33,7 +33,7 @@ fn still_answers(client: &mut Client) {
 fn an_unknown_method_is_answered_and_the_connection_goes_on() {
     let hsm = Hsm::active();
     let mut client = hsm.connect();
-    for method in [0, 1, 13, 41, 55, 76, 94, 500, u16::MAX] {
+    for method in [0, 1, 13, 41, 55, 76, 89, 100, 500, u16::MAX] {
         assert_eq!(refused(&mut client, &raw_frame(method, &[])), ErrorCode::UnknownMethod, "{method}");
     }
     still_answers(&mut client);
@@ -65,7 +65,7 @@ fn ten_thousand_random_messages_of_every_method_leave_the_connection_working() {
     };
     // Logging in and activating look at passwords, which takes time and is limited.
     let methods =
-        [10, 11, 12, 21, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 50, 51, 52, 53, 54, 70, 71, 72, 73, 74, 90];
+        (10..=12).chain([21]).chain(30..=40).chain(50..=54).chain(70..=74).chain(90..=99).collect::<Vec<u16>>();
     for round in 0..10_000_usize {
         let method = methods[round % methods.len()];
         let length = usize::try_from(next() % 48).unwrap();

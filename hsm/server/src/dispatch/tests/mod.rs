@@ -6,6 +6,7 @@ mod hostile;
 mod hot_path;
 mod logins;
 mod long;
+mod members;
 mod policy;
 mod sessions;
 mod streams;

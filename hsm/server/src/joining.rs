@@ -1,0 +1,192 @@
+//! The way of this HSM into a cluster of others: asked for admission, given a place and the cluster master key, and made a
+//! member when it has got the state.
+//!
+//! Interrupted anywhere it can be done again: until the state is there nothing of it counts, and the cluster takes the
+//! same HSM back under a new node id. `process` decides when; `peers` speaks to the members.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hsm_core::NodeId;
+use hsm_crypto::MasterKey;
+use hsm_protocol::ErrorCode;
+use hsm_protocol::peer::Newcomer;
+use hsm_replication::Node;
+
+use crate::data_folder::DataFolder;
+use crate::exit::Fault;
+use crate::member::{Member, Surroundings, stopped};
+use crate::node_watch::{self, Watch};
+use crate::peers::{Admission, DialFault, Home, Peers, roster_of};
+use crate::{formation, root_of_trust};
+
+/// How often it is looked whether the state has come.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Why there was no joining.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum JoinFault {
+    /// No member admitted this HSM; each with what it said.
+    #[error("{message}")]
+    Refused {
+        /// What the refusal means.
+        code: ErrorCode,
+        /// All of it in words.
+        message: String,
+    },
+    /// This HSM itself failed.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
+/// Asks these members in turn, and becomes a member of their cluster. Blocks until the state is there, which takes as long
+/// as its transfer. `admitted` is called when the cluster has taken this HSM up.
+///
+/// # Errors
+/// [`JoinFault`]; what was begun is undone by the next attempt.
+pub(crate) fn join(
+    surroundings: &Arc<Surroundings>,
+    members: &[SocketAddr],
+    admitted: &dyn Fn(),
+) -> Result<Member, JoinFault> {
+    let Surroundings { folder, peers, .. } = &**surroundings;
+    let peers = peers.as_ref().ok_or(JoinFault::Refused {
+        code: ErrorCode::NotReady,
+        message: "this HSM was started without --peer-listen, so no other HSM can reach it".to_owned(),
+    })?;
+    discard_unfinished(folder)?;
+    let admission = ask(surroundings, peers, members)?;
+    remember(folder, members, &admission)?;
+    let master = Arc::new(take_key(surroundings, &admission)?);
+    admitted();
+    become_member(surroundings, peers, &admission, master).map_err(JoinFault::Fault)
+}
+
+/// Addresses of a join that was interrupted, if there is one.
+///
+/// # Errors
+/// [`Fault::Disk`], [`Fault::Broken`].
+pub(crate) fn interrupted(folder: &DataFolder) -> Result<Option<Vec<SocketAddr>>, Fault> {
+    let file = folder.joining();
+    let Some(content) = folder.read(&file)? else { return Ok(None) };
+    let addresses =
+        String::from_utf8(content).ok().and_then(|text| text.lines().map(|line| line.parse().ok()).collect());
+    addresses.map(Some).ok_or(Fault::Broken {
+        file,
+        cause: "it does not hold addresses".to_owned(),
+        remedy: "Remove it, and join again with `kagimori-hsm manage join`",
+    })
+}
+
+/// Makes this HSM one that joins these members at its next start or attempt.
+///
+/// # Errors
+/// [`Fault::Disk`].
+pub(crate) fn begin(folder: &DataFolder, members: &[SocketAddr]) -> Result<(), Fault> {
+    let lines: String = members.iter().map(|address| format!("{address}\n")).collect();
+    folder.write(&folder.joining(), lines.as_bytes())
+}
+
+/// Removes what an interrupted join left. An HSM whose seal has its last name is a member, and never comes here.
+pub(crate) fn discard_unfinished(folder: &DataFolder) -> Result<(), Fault> {
+    for file in [folder.store(), folder.store_mark(), folder.joining_seal()] {
+        folder.remove(&file)?;
+    }
+    Ok(())
+}
+
+fn ask(surroundings: &Surroundings, peers: &Peers, members: &[SocketAddr]) -> Result<Admission, JoinFault> {
+    let own = formation::own_record(surroundings, None);
+    let newcomer = Newcomer {
+        witness: surroundings.settings.witness(),
+        zone: own.zone,
+        peer_address: own.peer_address,
+        client_address: own.client_address,
+        sealing_key: own.sealing_key,
+        release: own.version,
+    };
+    let mut said = Vec::new();
+    let mut code = None;
+    for &address in members {
+        match peers.ask_to_join(address, &newcomer) {
+            Ok(admission) => return Ok(admission),
+            Err(fault) => {
+                tracing::warn!(%address, %fault, "not admitted");
+                said.push(format!("{address}: {fault}"));
+                // What a member decided says more than that another one is away.
+                if code.is_none() || matches!(fault, DialFault::Refused(_)) {
+                    code = Some(fault.code());
+                }
+            }
+        }
+    }
+    Err(JoinFault::Refused { code: code.unwrap_or(ErrorCode::NotReady), message: said.join("; ") })
+}
+
+/// Everybody who could be asked if this is interrupted, first whom the person named.
+fn remember(folder: &DataFolder, members: &[SocketAddr], admission: &Admission) -> Result<(), Fault> {
+    let here = admission.place.node;
+    let others = admission.roster.iter().filter(|(node, _)| **node != here);
+    let mut addresses = members.to_vec();
+    for address in others.filter_map(|(_, known)| known.address.parse().ok()) {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    begin(folder, &addresses)
+}
+
+/// The cluster master key with a storage key of this node, sealed on disk.
+fn take_key(surroundings: &Surroundings, admission: &Admission) -> Result<MasterKey, Fault> {
+    let Surroundings { settings, folder, module, identity, .. } = surroundings;
+    let master = if settings.witness() {
+        MasterKey::for_witness(module).map_err(|fault| stopped(&fault))?
+    } else {
+        let (pair, handover) = (identity.sealing(), &admission.handover);
+        MasterKey::receive(module, pair, handover, &admission.sealed_master_key)
+            .map_err(|fault| stopped(&fault))?
+            .map_err(|fault| Fault::Stopped(format!("what the member handed over is not the cluster's key: {fault}")))?
+    };
+    let root = root_of_trust::open(module, folder, settings.root_of_trust(), true)?;
+    let seal = master.seal(module, &root).map_err(|fault| stopped(&fault))?;
+    folder.write(&folder.joining_seal(), &seal)?;
+    Ok(master)
+}
+
+fn become_member(
+    surroundings: &Arc<Surroundings>,
+    peers: &Peers,
+    admission: &Admission,
+    master: Arc<MasterKey>,
+) -> Result<Member, Fault> {
+    let Surroundings { folder, module, .. } = &**surroundings;
+    let effects = (surroundings.effects)();
+    let watch = Watch::new(surroundings);
+    let storage = master.storage_key(module).map_err(|fault| stopped(&fault))?;
+    let node = Node::join(node_watch::settings(surroundings, &effects, &watch), storage, admission.place.node);
+    let node = Arc::new(node.map_err(|fault| node_watch::open_fault(folder, fault))?);
+    watch.begin();
+    let home = Home { place: admission.place, node: Arc::clone(&node), master: Arc::clone(&master) };
+    peers.settle(home, admission.roster.clone());
+    wait_for_state(peers, &node, admission.place.node);
+    folder.rename(&folder.joining_seal(), &folder.seal())?;
+    folder.remove(&folder.joining())?;
+    Member::around(surroundings, node, master, effects)
+}
+
+/// Waits until the state says that this node is a member. The process may end meanwhile, and begin again.
+fn wait_for_state(peers: &Peers, node: &Node, here: u64) {
+    let mut applied = node.applied();
+    while !node.read().members().contains_key(&NodeId(here)) {
+        std::thread::sleep(LOOK_INTERVAL);
+        let now = node.applied();
+        if std::mem::replace(&mut applied, now) != now {
+            let state = node.read();
+            // Until the state is whole, whoever was there at the admission is known as well.
+            if state.members().contains_key(&NodeId(here)) {
+                peers.follow(roster_of(state.members()));
+            }
+        }
+    }
+}

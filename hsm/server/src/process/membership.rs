@@ -1,0 +1,132 @@
+//! How this process comes into a cluster of others, follows its roster, and ends when it is in it no more.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
+
+use super::{Fault, PeerEvent, Process, member};
+use crate::joining::{self, JoinFault};
+use crate::limits;
+
+/// What [`Process::joining`] says while members are asked.
+const ASKING: &str = "members of the cluster are asked for admission";
+
+/// What it says from then on.
+pub(super) const ADMITTED: &str = "admitted; the state of the cluster is on its way";
+
+impl Process {
+    /// Joins on a thread of its own, and waits for the outcome no longer than this; `None` when it is still under way.
+    pub(super) fn join_within(
+        self: &Arc<Self>,
+        members: Vec<SocketAddr>,
+        at_most: Duration,
+    ) -> Option<Result<(), JoinFault>> {
+        {
+            let mut joining = self.joining.lock();
+            if !joining.is_empty() {
+                return None;
+            }
+            ASKING.clone_into(&mut joining);
+        }
+        let (sender, outcome) = sync_channel(1);
+        let process = Arc::clone(self);
+        let thread = std::thread::Builder::new().name("join".to_owned()).spawn(move || {
+            let joined = process.join_now(&members);
+            process.joining.lock().clear();
+            // Whoever asked may have gone.
+            drop(sender.send(joined));
+        });
+        if let Err(error) = thread {
+            self.joining.lock().clear();
+            return Some(Err(member::stopped(&error).into()));
+        }
+        outcome.recv_timeout(at_most).ok()
+    }
+
+    fn join_now(&self, members: &[SocketAddr]) -> Result<(), JoinFault> {
+        let admitted = || ADMITTED.clone_into(&mut self.joining.lock());
+        let member = joining::join(&self.surroundings, members, &admitted)?;
+        self.adopt(member)?;
+        tracing::info!("this HSM is a member of the cluster");
+        Ok(())
+    }
+
+    /// Goes on with a join that was interrupted, until it succeeds.
+    pub(super) fn resume_join(self: &Arc<Self>) -> Result<(), Fault> {
+        if self.member().is_some() {
+            return Ok(());
+        }
+        let Some(members) = joining::interrupted(&self.surroundings.folder)? else { return Ok(()) };
+        let process = Arc::clone(self);
+        let thread = std::thread::Builder::new().name("join again".to_owned()).spawn(move || {
+            tracing::info!("a join that was interrupted goes on");
+            while process.member().is_none() {
+                match process.join_within(members.clone(), Duration::MAX) {
+                    Some(Ok(())) => return,
+                    Some(Err(fault)) => tracing::warn!(%fault, "not joined yet"),
+                    // Somebody else asked for a join: that is it.
+                    None => return,
+                }
+                std::thread::sleep(limits::JOIN_AGAIN);
+            }
+        });
+        thread.map(drop).map_err(|error| member::stopped(&error))
+    }
+
+    /// This node's disk is older than what others remember of it: it must never vote again. As a new node it may, with the
+    /// certificate that it has and without anybody's approval.
+    pub(super) fn rejoin(self: &Arc<Self>) -> Result<(), Fault> {
+        let Some(member) = self.member.write().take() else { return Ok(()) };
+        tracing::error!("this HSM's disk was rolled back: its state is dropped, and it joins its cluster anew");
+        let members = member.peer_addresses();
+        member.stop();
+        let folder = &self.surroundings.folder;
+        joining::begin(folder, &members)?;
+        folder.destroy(&folder.seal())?;
+        joining::discard_unfinished(folder)?;
+        drop(member);
+        self.resume_join()
+    }
+
+    /// What is not told by an effect, or was skipped because the state came as a snapshot.
+    pub(super) fn look_round(&self) -> Result<(), Fault> {
+        let Some(member) = self.member() else { return Ok(()) };
+        member.announce();
+        member.open_doors()?;
+        if member.follow_roster() { Ok(()) } else { Err(self.removed()) }
+    }
+
+    /// Members came, went or moved.
+    pub(super) fn follow_roster(&self) -> Result<(), Fault> {
+        // Without a member this HSM is joining, and `joining` looks at the roster itself.
+        let Some(member) = self.member() else { return Ok(()) };
+        tracing::info!("the roster of the cluster changed");
+        if member.follow_roster() { Ok(()) } else { Err(self.removed()) }
+    }
+
+    /// Another HSM had something to say of this one.
+    pub(super) fn hear(&self, event: &PeerEvent) -> Result<(), Fault> {
+        let PeerEvent::Stranger { by, applied } = event;
+        let Some(member) = self.member() else { return Ok(()) };
+        if member.is_removed_as_of(*applied) {
+            let by = member::hexadecimal(&by.0);
+            tracing::error!(%by, applied, "a member says that this HSM was removed from the cluster");
+            return Err(self.removed());
+        }
+        Ok(())
+    }
+
+    /// This HSM is no member any more: nothing of the cluster stays with it.
+    pub(super) fn removed(&self) -> Fault {
+        let hsm = member::hexadecimal(&self.surroundings.hsm);
+        tracing::warn!("this HSM is no member of its cluster any more: its keys and its state are destroyed");
+        if let Some(member) = self.member() {
+            member.stop();
+            if let Err(fault) = member.forget_cluster() {
+                return fault;
+            }
+        }
+        Fault::Removed { hsm }
+    }
+}
