@@ -20,7 +20,7 @@ impl Shared {
     pub(crate) async fn answer(self: &Arc<Self>, message: &[u8]) -> Result<Vec<u8>, StorageFault> {
         let garbled = |error: postcard::Error| StorageFault::Damaged(format!("a member's message: {error}"));
         let Message { from, to, history, ask } = decode(message).map_err(garbled)?;
-        let foreign = history.zip(self.link.history.get()).is_some_and(|(theirs, ours)| theirs != *ours);
+        let foreign = history.zip(*self.link.history.lock()).is_some_and(|(theirs, ours)| theirs != ours);
         let told = match () {
             () if to != self.node => Told::Apart,
             () if foreign => Told::Foreign,

@@ -1,8 +1,8 @@
 //! Puts the parts of a node together, starts them and stops them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hsm_core::command::{Form, Origin};
@@ -62,7 +62,7 @@ pub(crate) struct Shared {
     pub(crate) faults: Arc<Faults>,
     pub(crate) receiver: Receiver,
     pub(crate) errands: Errands,
-    pub(crate) lease: Lease,
+    pub(crate) lease: Arc<Lease>,
     pub(crate) grants: Grants,
     pub(crate) rounds: Rounds,
     pub(crate) witness: bool,
@@ -195,7 +195,8 @@ impl Engine {
         let boot = settings.randomness.number();
         let proposals = Arc::new(Proposals::new(node, boot, settings.propose_deadline, born));
         let applied = Arc::new(Applied::new(&progress));
-        let history = Arc::new(history_of(&hsm).map(OnceLock::from).unwrap_or_default());
+        let history = Arc::new(Mutex::new(history_of(&hsm)));
+        let lease = Arc::new(Lease::new(hsm.members().contains_key(&hsm_core::NodeId(node))));
         let state = Arc::new(RwLock::new(hsm));
         let log = LogStore::new(store.clone(), node, log, vote, proposals.clone(), stamper.clone());
         let machine = Machine {
@@ -208,6 +209,8 @@ impl Engine {
             faults: faults.clone(),
             progress,
             history: history.clone(),
+            node,
+            lease: lease.clone(),
         };
         let link = Link { network: settings.network.clone(), node, history };
         let raft = Raft::new(node, configuration(settings.witness)?, Peers { link: link.clone() }, log, machine).await;
@@ -238,7 +241,7 @@ impl Engine {
             faults,
             receiver: Receiver::new(),
             errands,
-            lease: Lease::new(),
+            lease,
             grants: Grants::default(),
             rounds: Rounds::new(),
             witness: settings.witness,

@@ -110,7 +110,7 @@ impl Inbox {
         }
         let (sender, receiver) = oneshot::channel();
         self.bytes += bytes;
-        let expires = Instant::now() + limits::FORWARDED_WAIT;
+        let expires = <Instant as openraft::Instant>::now() + limits::FORWARDED_WAIT;
         self.waiting.push_back(Waiting { part, expires, ticket: Ticket(sender) });
         Received::Waits(receiver)
     }

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hsm_core::Index;
 use openraft::AsyncRuntime;
@@ -45,11 +45,23 @@ const NEVER: u64 = 0;
 pub(crate) struct Lease {
     /// By the steady clock, in milliseconds.
     until: AtomicU64,
+    /// Whether the applied roster has this node.
+    listed: AtomicBool,
 }
 
 impl Lease {
-    pub(crate) fn new() -> Self {
-        Self { until: AtomicU64::new(NEVER) }
+    pub(crate) fn new(listed: bool) -> Self {
+        Self { until: AtomicU64::new(NEVER), listed: AtomicBool::new(listed) }
+    }
+
+    /// The roster was changed. To be called before the change counts as applied: who has acknowledged its removal serves
+    /// nobody.
+    pub(crate) fn set_listed(&self, listed: bool) {
+        self.listed.store(listed, Ordering::SeqCst);
+    }
+
+    fn is_listed(&self) -> bool {
+        self.listed.load(Ordering::SeqCst)
     }
 
     /// The node votes alone.
@@ -164,7 +176,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 impl Shared {
     /// Whether this HSM may act on what it knows. Cheap while it holds a lease.
     pub(crate) fn serving(&self) -> Serving {
-        if !self.state.read_recursive().members().contains_key(&hsm_core::NodeId(self.node)) {
+        if !self.lease.is_listed() {
             // It was removed, whatever it was granted before.
             return Serving::Expired;
         }

@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use hsm_core::command::Versioned;
 use hsm_core::{Command, Effect, Hsm, Index, Refusal, Response};
@@ -19,6 +19,7 @@ use serde_bytes::ByteArray;
 use sha2::{Digest, Sha384};
 
 use crate::fault::{Fault, Faults, StorageFault};
+use crate::leases::Lease;
 use crate::limits;
 use crate::network::{History, history_of};
 use crate::node::AuditEntry;
@@ -30,7 +31,9 @@ use crate::store::pending::Changes;
 use crate::store::rows::{Progress, state_key};
 use crate::store::snapshot::{SnapshotData, meta_of};
 use crate::store::{Store, Work, panic_text};
-use crate::types::{Batch, EncodedCommand, Entry, LogId, Membership, RaftStorageError, Snapshot, SnapshotMeta, Types};
+use crate::types::{
+    Batch, EncodedCommand, Entry, LogId, Membership, NodeId, RaftStorageError, Snapshot, SnapshotMeta, Types,
+};
 
 /// The state machine of one node, as openraft drives it.
 pub(crate) struct Machine {
@@ -42,7 +45,9 @@ pub(crate) struct Machine {
     pub(crate) effects: Arc<dyn EffectSink>,
     pub(crate) faults: Arc<Faults>,
     pub(crate) progress: Progress,
-    pub(crate) history: Arc<OnceLock<History>>,
+    pub(crate) history: Arc<Mutex<Option<History>>>,
+    pub(crate) node: NodeId,
+    pub(crate) lease: Arc<Lease>,
 }
 
 /// The last applied command, to be waited for, and the hashes of those shortly before.
@@ -153,20 +158,25 @@ impl Machine {
         self.progress.last = Some(log_id);
         changes.progress = Some(self.progress.clone());
         self.store.pend(changes);
+        if self.history.lock().is_none() {
+            self.learn_history();
+        }
         self.applied.set(&self.progress);
-        self.learn_history();
         own.into_iter().for_each(|(number, outcomes)| self.proposals.applied(number, outcomes));
         self.proposals.passed(log_id.leader_id);
         Ok(())
     }
 
-    /// Remembers which history this is, as soon as there is one.
+    /// Looks whether this node is in the roster.
+    fn look_for_self(&self) {
+        let listed = self.state.read().members().contains_key(&hsm_core::NodeId(self.node));
+        self.lease.set_listed(listed);
+    }
+
+    /// Remembers which history this is, as soon as there is one. A recovery begins another one, with another roster.
     fn learn_history(&self) {
-        if self.history.get().is_none()
-            && let Some(history) = history_of(&self.state.read())
-        {
-            self.history.get_or_init(|| history);
-        }
+        *self.history.lock() = history_of(&self.state.read());
+        self.look_for_self();
     }
 
     fn apply_command(
@@ -205,7 +215,12 @@ impl Machine {
                     self.progress.audit_link = ByteArray::new(link);
                     changes.audit.push(AuditEntry { number: self.progress.audit_count, record, link });
                 }
-                other => self.effects.carry_out(index, other),
+                other => {
+                    if matches!(other, Effect::RosterChanged) {
+                        self.learn_history();
+                    }
+                    self.effects.carry_out(index, other);
+                }
             }
         }
         let answer = answer.ok_or_else(|| Fault::Invariant("a command was applied without an answer".to_owned()))?;
@@ -218,8 +233,8 @@ impl Machine {
         *self.state.write() = hsm;
         self.progress = progress;
         self.stamper.observe(self.progress.stamp);
-        self.applied.set(&self.progress);
         self.learn_history();
+        self.applied.set(&self.progress);
         self.proposals.skipped();
         Ok(())
     }

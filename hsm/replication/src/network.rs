@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hsm_core::{Hsm, Index};
@@ -14,6 +14,7 @@ use openraft::error::{Fatal, NetworkError, RPCError, RaftError, ReplicationClose
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
 use openraft::{AsyncRuntime, OptionalSend};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::barrier::Barrier;
@@ -178,7 +179,7 @@ pub(crate) struct Link {
     /// This node.
     pub(crate) node: NodeId,
     /// Empty until this node has state.
-    pub(crate) history: Arc<OnceLock<History>>,
+    pub(crate) history: Arc<Mutex<Option<History>>>,
 }
 
 impl Link {
@@ -190,7 +191,7 @@ impl Link {
         at_most: Duration,
     ) -> Result<Told, PeerFault> {
         let garbled = |error: postcard::Error| PeerFault::Garbled(member, error.to_string());
-        let message = Sending { from: self.node, to: member, history: self.history.get().copied(), ask };
+        let message = Sending { from: self.node, to: member, history: *self.history.lock(), ask };
         let message = postcard::to_stdvec(&message).map_err(garbled)?;
         let answer = self.network.call(member, address, message, at_most);
         // A network that keeps no time is none that this crate may wait for.

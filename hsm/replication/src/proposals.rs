@@ -204,7 +204,7 @@ impl Proposals {
         if bytes > limits::ENTRY_BYTES {
             return Err((ErrorCode::TooLarge, done));
         }
-        let expires = Instant::now() + self.deadline;
+        let expires = <Instant as openraft::Instant>::now() + self.deadline;
         let mut queue = self.queue.lock();
         if let Some(code) = queue.closed {
             return Err((code, done));
@@ -359,7 +359,7 @@ impl Proposals {
 
     /// Tells everybody whose deadline has passed; says when the next one does.
     pub(crate) fn expire(&self) -> Option<Instant> {
-        let now = Instant::now();
+        let now = <Instant as openraft::Instant>::now();
         let (late, next) = {
             let mut flight = self.flight.lock();
             let late: Vec<u64> = flight
@@ -427,7 +427,7 @@ impl Proposals {
         }
         let parcel = parcel.unwrap_or_else(|| Parcel {
             commands: Arc::default(),
-            expires: Instant::now() + self.deadline,
+            expires: <Instant as openraft::Instant>::now() + self.deadline,
             callers: Vec::new(),
         });
         let (number, own) = self.launch(parcel, lead, tickets, &parts);

@@ -98,6 +98,8 @@ fn parts(opened: Opened) -> (LogStore, Machine) {
         stamper,
         progress,
         history: Arc::default(),
+        node,
+        lease: Arc::new(crate::leases::Lease::new(true)),
     };
     (log, machine)
 }

@@ -6,9 +6,9 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use super::strangers::refused;
+use crate::conversation::Conversation;
 use crate::installation::Installation;
 use crate::testing::Tally;
-use crate::conversation::Conversation;
 use crate::testing::disposable::Disposable;
 use crate::workspace::{Workspace, capture};
 
