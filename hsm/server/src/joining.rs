@@ -19,7 +19,8 @@ use crate::exit::Fault;
 use crate::member::{Member, Stateless, Surroundings, stopped};
 use crate::node_watch::{self, Watch};
 use crate::peers::{Admission, DialFault, Home, Peers, roster_of};
-use crate::{formation, place_file, root_of_trust};
+use crate::place_file::{self, Told};
+use crate::{formation, root_of_trust};
 
 /// How often it is looked whether the state has come.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
@@ -134,7 +135,7 @@ fn remember(folder: &DataFolder, members: &[SocketAddr], admission: &Admission) 
             addresses.push(address);
         }
     }
-    place_file::write(folder, &admission.place, &admission.roster)?;
+    place_file::write(folder, &told(admission))?;
     begin(folder, &addresses)
 }
 
@@ -167,11 +168,14 @@ fn become_member(
     let node = Node::join(node_watch::settings(surroundings, &effects, &watch), storage, admission.place.node);
     let node = Arc::new(node.map_err(|fault| node_watch::open_fault(folder, fault))?);
     watch.begin();
-    let (place, roster) = (admission.place, admission.roster.clone());
-    let joined = await_state(surroundings, Stateless { node, master, effects, place, roster })?;
+    let joined = await_state(surroundings, Stateless { node, master, effects, told: told(admission) })?;
     folder.rename(&folder.joining_seal(), &folder.seal())?;
     folder.remove(&folder.joining())?;
     Ok(joined)
+}
+
+fn told(admission: &Admission) -> Told {
+    Told { place: admission.place, admitted_by: admission.admitted_by, roster: admission.roster.clone() }
 }
 
 /// Takes part in the replication until the state has come. Blocks.
@@ -179,7 +183,7 @@ fn become_member(
 /// # Errors
 /// [`Fault`].
 pub(crate) fn await_state(surroundings: &Arc<Surroundings>, stateless: Stateless) -> Result<Member, Fault> {
-    let Stateless { node, master, effects, place, roster } = stateless;
+    let Stateless { node, master, effects, told: Told { place, roster, .. } } = stateless;
     let Some(peers) = &surroundings.peers else {
         return Err(Fault::Settings("this HSM belongs to a cluster of several: start it with --peer-listen".into()));
     };

@@ -24,7 +24,8 @@ use crate::identity::Identity;
 use crate::metrics::Metrics;
 use crate::node_watch::{self, Watch};
 use crate::peer::Source;
-use crate::peers::{Home, Peers, Place, Roster, roster_of};
+use crate::peers::{Home, Peers, Place, roster_of};
+use crate::place_file::Told;
 use crate::settings::Settings;
 use crate::{formation, limits, place_file, root_of_trust};
 
@@ -90,10 +91,8 @@ pub struct Stateless {
     pub(crate) node: Arc<Node>,
     pub(crate) master: Arc<MasterKey>,
     pub(crate) effects: Arc<Effects>,
-    /// Where it was told that it belongs.
-    pub(crate) place: Place,
-    /// Who the others were then.
-    pub(crate) roster: Roster,
+    /// What it was told when it was admitted.
+    pub(crate) told: Told,
 }
 
 impl Member {
@@ -166,9 +165,9 @@ impl Member {
         folder.remove(&folder.joining())?;
         let (node, master) = (Arc::new(node), Arc::new(master));
         if node.read().cluster().is_none()
-            && let Some((place, roster)) = place_file::read(folder)?
+            && let Some(told) = place_file::read(folder)?
         {
-            return Ok(Found::Stateless(Stateless { node, master, effects, place, roster }));
+            return Ok(Found::Stateless(Stateless { node, master, effects, told }));
         }
         Self::around(surroundings, node, master, effects).map(Found::Member)
     }
@@ -181,6 +180,11 @@ impl Member {
         effects: Arc<Effects>,
     ) -> Result<Self, Fault> {
         let place = place_of(surroundings, &node)?;
+        if surroundings.peers.is_none() && node.read().members().len() > 1 {
+            return Err(Fault::Settings(
+                "this HSM belongs to a cluster of several: start it with --peer-listen".into(),
+            ));
+        }
         tracing::info!(
             cluster = %hexadecimal(&place.cluster), node = format!("{:x}", place.node), memory = ?master.memory(),
             "cluster opened"
@@ -311,23 +315,7 @@ impl Member {
     /// # Errors
     /// [`Fault::Disk`].
     pub fn destroy_seal(&self) -> Result<(), Fault> {
-        let folder = &self.surroundings.folder;
-        folder.destroy(&folder.seal())?;
-        folder.destroy(&folder.root_key())?;
-        folder.remove(&folder.identity())
-    }
-
-    /// After [`Member::stop`]: destroys everything by which this HSM was a member. The folder is a blank HSM's then.
-    ///
-    /// # Errors
-    /// [`Fault::Disk`].
-    pub fn forget_cluster(&self) -> Result<(), Fault> {
-        let folder = &self.surroundings.folder;
-        self.destroy_seal()?;
-        for file in [folder.store(), folder.store_mark(), folder.place(), folder.joining(), folder.hsm_id()] {
-            folder.remove(&file)?;
-        }
-        Ok(())
+        destroy_seal(&self.surroundings.folder)
     }
 
     /// Follows a change of the roster. Says whether this HSM is still in it.
@@ -382,6 +370,21 @@ impl Member {
         };
         self.node.propose(NOBODY, Action::UpdateMember { node, member }, Box::new(done));
     }
+}
+
+fn destroy_seal(folder: &DataFolder) -> Result<(), Fault> {
+    folder.destroy(&folder.seal())?;
+    folder.destroy(&folder.root_key())?;
+    folder.remove(&folder.identity())
+}
+
+/// Destroys everything by which this HSM was a member. The folder is a blank HSM's then, whose process must end.
+pub(crate) fn forget_cluster(folder: &DataFolder) -> Result<(), Fault> {
+    destroy_seal(folder)?;
+    for file in [folder.store(), folder.store_mark(), folder.place(), folder.joining(), folder.hsm_id()] {
+        folder.remove(&file)?;
+    }
+    Ok(())
 }
 
 /// Which node of which history this is.

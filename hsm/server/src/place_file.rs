@@ -11,22 +11,33 @@ use crate::exit::Fault;
 use crate::member::hexadecimal;
 use crate::peers::{Known, Place, Roster};
 
+/// What an HSM was told at its admission.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// Where it belongs.
+    pub(crate) place: Place,
+    /// A command by which the roster had it.
+    pub(crate) admitted_by: u64,
+    /// Who the members were, itself included.
+    pub(crate) roster: Roster,
+}
+
 /// Writes it.
 ///
 /// # Errors
 /// [`Fault::Disk`].
-pub(crate) fn write(folder: &DataFolder, place: &Place, roster: &Roster) -> Result<(), Fault> {
-    folder.write(&folder.place(), to_text(place, roster).as_bytes())
+pub(crate) fn write(folder: &DataFolder, told: &Told) -> Result<(), Fault> {
+    folder.write(&folder.place(), told.to_text().as_bytes())
 }
 
 /// Reads it; `None` when there is none.
 ///
 /// # Errors
 /// [`Fault::Broken`], [`Fault::Disk`].
-pub(crate) fn read(folder: &DataFolder) -> Result<Option<(Place, Roster)>, Fault> {
+pub(crate) fn read(folder: &DataFolder) -> Result<Option<Told>, Fault> {
     let file = folder.place();
     let Some(content) = folder.read(&file)? else { return Ok(None) };
-    let read = String::from_utf8(content).ok().and_then(|text| from_text(&text));
+    let read = String::from_utf8(content).ok().and_then(|text| Told::from_text(&text));
     read.map(Some).ok_or(Fault::Broken {
         file,
         cause: "it does not say where this HSM belongs".to_owned(),
@@ -34,32 +45,36 @@ pub(crate) fn read(folder: &DataFolder) -> Result<Option<(Place, Roster)>, Fault
     })
 }
 
-fn to_text(place: &Place, roster: &Roster) -> String {
-    let mut text = format!("{} {} {:x}\n", hexadecimal(&place.cluster), hexadecimal(&place.incarnation), place.node);
-    for (node, known) in roster {
-        let Known { hsm, address, certificate } = known;
-        let (hsm, certificate) = (hexadecimal(&hsm.0), hexadecimal(certificate));
-        text.push_str(&format!("{node:x} {hsm} {certificate} {address}\n"));
+impl Told {
+    fn to_text(&self) -> String {
+        let Self { place: Place { cluster, incarnation, node }, admitted_by, roster } = self;
+        let (cluster, incarnation) = (hexadecimal(cluster), hexadecimal(incarnation));
+        let member = |(node, known): (&u64, &Known)| {
+            let (hsm, certificate) = (hexadecimal(&known.hsm.0), hexadecimal(&known.certificate));
+            format!("{node:x} {hsm} {certificate} {}\n", known.address)
+        };
+        let place = format!("{cluster} {incarnation} {node:x} {admitted_by:x}\n");
+        std::iter::once(place).chain(roster.iter().map(member)).collect()
     }
-    text
-}
 
-fn from_text(text: &str) -> Option<(Place, Roster)> {
-    let mut lines = text.lines();
-    let mut words = lines.next()?.split(' ');
-    let place = Place {
-        cluster: octets(words.next()?)?.try_into().ok()?,
-        incarnation: octets(words.next()?)?.try_into().ok()?,
-        node: u64::from_str_radix(words.next()?, 16).ok()?,
-    };
-    let member = |line: &str| {
-        let mut words = line.splitn(4, ' ');
-        let node = u64::from_str_radix(words.next()?, 16).ok()?;
-        let hsm = HsmId(octets(words.next()?)?.try_into().ok()?);
-        let certificate = octets(words.next()?)?;
-        Some((node, Known { hsm, certificate, address: words.next()?.to_owned() }))
-    };
-    Some((place, lines.map(member).collect::<Option<_>>()?))
+    fn from_text(text: &str) -> Option<Self> {
+        let mut lines = text.lines();
+        let mut words = lines.next()?.split(' ');
+        let place = Place {
+            cluster: octets(words.next()?)?.try_into().ok()?,
+            incarnation: octets(words.next()?)?.try_into().ok()?,
+            node: u64::from_str_radix(words.next()?, 16).ok()?,
+        };
+        let admitted_by = u64::from_str_radix(words.next()?, 16).ok()?;
+        let member = |line: &str| {
+            let mut words = line.splitn(4, ' ');
+            let node = u64::from_str_radix(words.next()?, 16).ok()?;
+            let hsm = HsmId(octets(words.next()?)?.try_into().ok()?);
+            let certificate = octets(words.next()?)?;
+            Some((node, Known { hsm, certificate, address: words.next()?.to_owned() }))
+        };
+        Some(Self { place, admitted_by, roster: lines.map(member).collect::<Option<_>>()? })
+    }
 }
 
 fn octets(text: &str) -> Option<Vec<u8>> {
@@ -76,10 +91,11 @@ mod tests {
         let place = Place { cluster: [1; 16], incarnation: [2; 16], node: u64::MAX };
         let known = |address: &str| Known { hsm: HsmId([3; 16]), address: address.to_owned(), certificate: vec![4, 5] };
         let roster = Roster::from([(7, known("127.0.0.1:1")), (u64::MAX, known(""))]);
-        let text = to_text(&place, &roster);
-        assert!(from_text(&text) == Some((place, roster)));
+        let told = Told { place, admitted_by: 9, roster };
+        let text = told.to_text();
+        assert!(Told::from_text(&text) == Some(told));
         for garbage in ["", "1 2", &text.replace(' ', ""), &text[..text.len() - 30]] {
-            assert!(from_text(garbage).is_none(), "{garbage}");
+            assert!(Told::from_text(garbage).is_none(), "{garbage}");
         }
     }
 }

@@ -44,6 +44,7 @@ pub(super) async fn admit(
         MemberKind::Hsm => hand_over(&home, node, &member)?,
     };
     Ok(Admitted {
+        applied: home.node.applied().0,
         cluster: home.place.cluster.to_vec(),
         incarnation: home.place.incarnation.to_vec(),
         epoch: home.master.epoch().0,

@@ -23,6 +23,8 @@ pub struct Admission {
     pub sealed_master_key: Vec<u8>,
     /// The members, this HSM among them.
     pub roster: Roster,
+    /// A command by which the roster had this HSM: who has applied it and does not know this node, knows of its removal.
+    pub admitted_by: u64,
 }
 
 impl Peers {
@@ -54,7 +56,7 @@ impl Peers {
 fn parse(admitted: Admitted, hsm: HsmId) -> Option<Admission> {
     let cluster: [u8; 16] = admitted.cluster.as_slice().try_into().ok()?;
     let incarnation: [u8; 16] = admitted.incarnation.as_slice().try_into().ok()?;
-    let node = admitted.node;
+    let (node, admitted_by) = (admitted.node, admitted.applied);
     let roster = admitted.roster.into_iter().map(|entry| {
         let hsm = HsmId(entry.hsm.as_slice().try_into().ok()?);
         Some((entry.node, Known { hsm, address: entry.peer_address, certificate: entry.certificate }))
@@ -70,5 +72,5 @@ fn parse(admitted: Admitted, hsm: HsmId) -> Option<Admission> {
     // A member that names another HSM for our node is not to be trusted with anything else.
     let here = roster.get(&node).is_some_and(|known| known.hsm == hsm);
     let place = Place { cluster, incarnation, node };
-    here.then_some(Admission { place, handover, sealed_master_key: admitted.sealed_master_key, roster })
+    here.then_some(Admission { place, handover, sealed_master_key: admitted.sealed_master_key, roster, admitted_by })
 }

@@ -107,6 +107,15 @@ impl Process {
         Ok(status)
     }
 
+    /// The membership, or why there is none.
+    fn member_or_why(&self) -> Result<Arc<Member>, No> {
+        match (self.member(), self.joining.lock().as_str()) {
+            (Some(member), _) => Ok(member),
+            (None, "") => no(ErrorCode::LifecycleRefused, NO_CLUSTER),
+            (None, joining) => no(ErrorCode::NotReady, joining),
+        }
+    }
+
     fn join(self: &Arc<Self>, join: &Join) -> Result<Joined, No> {
         let _alone = self.change.lock();
         if self.member().is_some() {
@@ -130,7 +139,7 @@ impl Process {
     /// The cluster goes on without this HSM.
     fn leave(&self) -> Result<(), No> {
         let _alone = self.change.lock();
-        let Some(member) = self.member() else { return no(ErrorCode::LifecycleRefused, NO_CLUSTER) };
+        let member = self.member_or_why()?;
         match member.propose(Action::RemoveMember { hsm: HsmId(self.surroundings.hsm) }) {
             Outcome::Done { result: Ok(_), .. } => {
                 report(&self.events, Event::Left);
@@ -166,7 +175,7 @@ impl Process {
     }
 
     fn certificates(&self) -> Result<CertificatesReply, No> {
-        let Some(member) = self.member() else { return no(ErrorCode::LifecycleRefused, NO_CLUSTER) };
+        let member = self.member_or_why()?;
         let mut certificates = CertificatesReply::default();
         if let Some(record) = member.node().read().cluster() {
             certificates.cluster_certificate = record.certificate.clone();
@@ -191,7 +200,7 @@ impl Process {
 
     fn initialize(&self, initialize: &Initialize) -> Result<(), No> {
         let _alone = self.change.lock();
-        let Some(member) = self.member() else { return no(ErrorCode::LifecycleRefused, NO_CLUSTER) };
+        let member = self.member_or_why()?;
         if member.node().read().lifecycle() != Some(Lifecycle::Uninitialized) {
             return no(ErrorCode::LifecycleRefused, "the cluster is initialised already; that happens once");
         }

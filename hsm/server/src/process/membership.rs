@@ -57,11 +57,13 @@ impl Process {
     pub(super) fn await_state(self: &Arc<Self>, stateless: Stateless) -> Result<(), Fault> {
         tracing::warn!("no state was on disk when this HSM stopped: it gets it from the other members");
         ADMITTED.clone_into(&mut self.joining.lock());
+        *self.admitted_by.lock() = Some(stateless.told.admitted_by);
         let process = Arc::clone(self);
         let thread = std::thread::Builder::new().name("join".to_owned()).spawn(move || {
             let joined =
                 joining::await_state(&process.surroundings, stateless).and_then(|member| process.adopt(member));
             process.joining.lock().clear();
+            *process.admitted_by.lock() = None;
             if let Err(fault) = joined {
                 report(&process.events, Event::Unable(fault));
             }
@@ -125,8 +127,11 @@ impl Process {
     /// Another HSM had something to say of this one.
     pub(super) fn hear(&self, event: &PeerEvent) -> Result<(), Fault> {
         let PeerEvent::Stranger { by, applied } = event;
-        let Some(member) = self.member() else { return Ok(()) };
-        if member.is_removed_as_of(*applied) {
+        let is_removed = match self.member() {
+            Some(member) => member.is_removed_as_of(*applied),
+            None => self.admitted_by.lock().is_some_and(|admitted_by| admitted_by <= *applied),
+        };
+        if is_removed {
             let by = member::hexadecimal(&by.0);
             tracing::error!(%by, applied, "a member says that this HSM was removed from the cluster");
             return Err(self.removed());
@@ -138,12 +143,10 @@ impl Process {
     pub(super) fn removed(&self) -> Fault {
         let hsm = member::hexadecimal(&self.surroundings.hsm);
         tracing::warn!("this HSM is no member of its cluster any more: its keys and its state are destroyed");
-        if let Some(member) = self.member() {
-            member.stop();
-            if let Err(fault) = member.forget_cluster() {
-                return fault;
-            }
+        self.member().iter().for_each(|member| member.stop());
+        match member::forget_cluster(&self.surroundings.folder) {
+            Ok(()) => Fault::Removed { hsm },
+            Err(fault) => fault,
         }
-        Fault::Removed { hsm }
     }
 }

@@ -60,6 +60,7 @@ pub fn serve(settings: Settings) -> Result<(), Fault> {
         change: Mutex::new(()),
         sandbox: sandbox.clone(),
         joining: Mutex::default(),
+        admitted_by: Mutex::default(),
         events,
     });
     let settings = &process.surroundings.settings;
@@ -121,6 +122,8 @@ struct Process {
     sandbox: Sandbox,
     /// How far a join is, in words; empty when none is under way.
     joining: Mutex<String>,
+    /// Set while a member waits for its state: a command by which the roster had it.
+    admitted_by: Mutex<Option<u64>>,
     events: Sender<Event>,
 }
 
@@ -230,6 +233,8 @@ impl Process {
         let node = member.node().status();
         let state = member.node().read();
         let not_ready = match (member.client_address(), node.ready) {
+            // A witness has no clients, and is ready when its node is.
+            (None, Ok(())) if self.surroundings.settings.witness() => None,
             (None, _) => Some("the cluster is not initialised".to_owned()),
             (Some(_), Err(code)) => Some(code.to_string()),
             (Some(_), Ok(())) => None,

@@ -241,12 +241,22 @@ fn the_last_hsm_cannot_leave() {
 
 #[test]
 fn an_hsm_that_was_removed_while_it_was_away_learns_it_and_destroys_its_keys() {
+    removed_while_away(|hsm| assert!(hsm.terminate().success()));
+}
+
+#[test]
+fn an_hsm_that_was_removed_before_its_state_was_on_its_disk_learns_it_too() {
+    removed_while_away(Running::kill);
+}
+
+fn removed_while_away(end: impl FnOnce(&mut Running)) {
     let mut cluster = Cluster::of(3);
     // Its folder is kept as it was, as a thief or a backup would keep it.
-    cluster.hsms[2].kill();
+    end(&mut cluster.hsms[2]);
     let (data, kept) = (cluster.hsms[2].path("data"), cluster.hsms[2].path("kept"));
     copy(&data, &kept);
     cluster.hsms[2].restart();
+    eventually("the return", || cluster.hsms[2].status()["lifecycle"] == "initialized");
     cluster.hsms[2].managed(&["leave"]);
     cluster.hsms[2].wait();
     std::fs::remove_dir_all(&data).unwrap();
@@ -286,6 +296,48 @@ fn an_hsm_whose_disk_was_wiped_returns_under_its_name_without_approval() {
     let (_, key) = make_pair(&first, &login);
     let returned = cluster.client(2);
     sign_in_the_end(&returned, &log_in(&returned), &key);
+}
+
+#[test]
+fn an_hsm_whose_disk_was_rolled_back_never_votes_and_returns_by_itself_as_a_new_node() {
+    let mut cluster = Cluster::of(3);
+    cluster.activate(0);
+    eventually("activation everywhere", || cluster.hsms[2].status()["lifecycle"] == "active");
+    let name = cluster.hsms[2].status()["hsm"].clone();
+    let node = |cluster: &Cluster| {
+        let status = cluster.hsms[0].status();
+        let members = status["members"].as_array().unwrap().clone();
+        members.into_iter().find(|member| member["hsm"] == name).unwrap()["node"].clone()
+    };
+    let before = node(&cluster);
+    cluster.hsms[2].kill();
+    let (data, kept) = (cluster.hsms[2].path("data"), cluster.hsms[2].path("kept"));
+    copy(&data, &kept);
+    cluster.hsms[2].restart();
+    let (client, login) = (cluster.client(0), log_in(&cluster.client(0)));
+    let (_, key) = make_pair(&client, &login);
+    let third = cluster.client(2);
+    sign_in_the_end(&third, &log_in(&third), &key);
+    // The others write down once a second what they hear of it.
+    std::thread::sleep(Duration::from_secs(4));
+    cluster.hsms[2].kill();
+    std::fs::remove_dir_all(&data).unwrap();
+    std::fs::rename(&kept, &data).unwrap();
+    cluster.hsms[2].restart();
+    eventually("a new node", || node(&cluster) != before);
+    eventually("the return", || cluster.hsms[2].status()["lifecycle"] == "active");
+    assert_eq!(cluster.members(0).len(), 3);
+    let third = cluster.client(2);
+    sign_in_the_end(&third, &log_in(&third), &key);
+}
+
+#[test]
+fn a_member_of_several_does_not_start_without_its_peers() {
+    let mut cluster = Cluster::of(2);
+    cluster.hsms[1].kill();
+    let mut alone = crate::support::serve_command(cluster.hsms[1].folder.path(), &[]).spawn().unwrap();
+    assert_eq!(crate::support::wait(&mut alone).code(), Some(3), "{}", cluster.hsms[1].log());
+    cluster.hsms[1].restart();
 }
 
 #[test]
