@@ -79,6 +79,10 @@ pub const GATHER_YIELDS: usize = 300;
 /// How long a command may be under way before its outcome is called unknown. A fail-over of a cluster takes 1 to 3 s.
 pub const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long a voter that was started again waits for the memory of so many others that one of them must know, before it
+/// takes a majority's word that includes its own. A voter that is alive answers within two pulses.
+pub const RESTART_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Time between two heartbeats of a leader.
 pub const HEARTBEAT: Duration = Duration::from_millis(250);
 

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::Shared;
 use crate::fault::StorageFault;
+use crate::leases::milliseconds;
 use crate::limits;
 use crate::runtime::{Rt, wait_for_disk};
 use crate::standing::Standing;
@@ -135,19 +136,25 @@ impl Shared {
 
     /// Waits until it is clear whether this node may take part, which was started again: `false` when its disk is older
     /// than what another one remembers.
+    ///
+    /// It is clear when so many *others* have answered that at least one of them was there at any election or commit that
+    /// this node took part in: with three voters both. One of them may be gone for good, so after a while a majority that
+    /// includes this node is enough (`docs/adr/0041`: what that leaves open).
     pub(crate) async fn is_whole(self: &Arc<Self>) -> bool {
+        let patient_until = self.clock.read().steady.saturating_add(milliseconds(limits::RESTART_PATIENCE));
         loop {
             if self.memory.is_exceeded() {
                 return false;
             }
-            if self.is_satisfied() {
+            let is_patient = self.clock.read().steady < patient_until;
+            if self.is_satisfied(is_patient) {
                 return true;
             }
             <Rt as AsyncRuntime>::sleep(limits::LEADER_POLL).await;
         }
     }
 
-    fn is_satisfied(&self) -> bool {
+    fn is_satisfied(&self, by_others: bool) -> bool {
         let kept = self.memory.state.lock();
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
@@ -157,8 +164,13 @@ impl Shared {
             return kept.leader_satisfied;
         }
         configs.iter().all(|voters| {
-            let satisfied = voters.iter().filter(|&voter| *voter == self.node || kept.satisfied.contains(voter));
-            2 * satisfied.count() > voters.len()
+            let others = voters.iter().filter(|&voter| *voter != self.node && kept.satisfied.contains(voter)).count();
+            let itself = usize::from(voters.contains(&self.node));
+            if by_others {
+                others >= (voters.len() - voters.len() / 2).min(voters.len() - itself)
+            } else {
+                2 * (others + itself) > voters.len()
+            }
         })
     }
 

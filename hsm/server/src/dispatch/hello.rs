@@ -59,14 +59,13 @@ pub(super) fn list_mechanisms(call: &Call<'_>) -> Result<Answered> {
 pub(super) fn cluster_info(call: &Call<'_>) -> Result<Answered> {
     let status = call.service.node().status();
     let state = call.service.node().read();
-    // The leader is known by its node id; whether another member votes is the business of replication's status.
     let members = state.members().iter().map(|(node, member)| {
         let here = node.0 == status.node;
         let mut shown = roster::member(member);
         if here && shown.address.is_empty() {
             shown.address = call.service.address().into();
         }
-        wire::Member { leader: status.leader == Some(node.0), voter: here, ..shown }
+        wire::Member { leader: status.leader == Some(node.0), voter: status.voters.contains(&node.0), ..shown }
     });
     let cluster = state.cluster();
     let active = cluster.is_some_and(|cluster| cluster.lifecycle == Lifecycle::Active);

@@ -106,7 +106,8 @@ impl Hsm {
         let service = Arc::clone(&self.service);
         let peer = Peer::unwatched(Source::Local(PeerCredentials { process: 1, user: 1, group: 1 }));
         std::thread::spawn(move || serve_unix(&service, server, peer));
-        let mut client = Client { stream: client, session: 0, sequence: 0, next_request: 1, index: 0, nonce: [0; 32] };
+        let mut client =
+            Client { stream: client, session: 0, sequence: 0, next_request: 1, index: 0, roster: 0, nonce: [0; 32] };
         let reply::Body::Hello(hello) = client.call(request::Body::Hello(wire::Hello::default())).unwrap() else {
             panic!("no hello")
         };
@@ -144,6 +145,8 @@ pub(crate) struct Client {
     pub(crate) sequence: u64,
     next_request: u64,
     pub(crate) index: u64,
+    /// Version of the roster that the last reply told.
+    pub(crate) roster: u32,
     pub(crate) nonce: [u8; 32],
 }
 
@@ -180,6 +183,7 @@ impl Client {
         let frame = frame::parse(&buffer).unwrap().unwrap();
         let reply = wire::Reply::decode(frame.body).unwrap();
         self.index = self.index.max(reply.index);
+        self.roster = reply.roster;
         let result = match reply.body.unwrap() {
             reply::Body::Failure(failure) => Err(ErrorCode::from_number(failure.code).unwrap()),
             body => Ok(body),

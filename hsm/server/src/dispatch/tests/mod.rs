@@ -8,6 +8,7 @@ mod logins;
 mod long;
 mod members;
 mod policy;
+mod roster;
 mod sessions;
 mod streams;
 mod tls;
