@@ -257,7 +257,8 @@ fn removed_while_away(end: impl FnOnce(&mut Running)) {
     copy(&data, &kept);
     cluster.hsms[2].restart();
     eventually("the return", || cluster.hsms[2].status()["lifecycle"] == "initialized");
-    cluster.hsms[2].managed(&["leave"]);
+    // It has just started, and may not have heard from the leader yet.
+    eventually("leaving", || cluster.hsms[2].manage(&["leave"]).status.success());
     cluster.hsms[2].wait();
     std::fs::remove_dir_all(&data).unwrap();
     std::fs::rename(&kept, &data).unwrap();
