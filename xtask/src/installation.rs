@@ -83,6 +83,8 @@ pub(crate) struct Status {
     pub(crate) stage: Stage,
     pub(crate) fips: bool,
     activation_password: Option<Password>,
+    /// HSMs that vote.
+    pub(crate) voters: usize,
 }
 
 impl Installation {
@@ -174,7 +176,10 @@ impl Installation {
             other => bail!("`kagimori-hsm manage status` names a lifecycle {other:?} that is not known here"),
         };
         let password = answer["activation_password"].as_str().filter(|password| !password.is_empty());
-        Ok(Status { stage, fips: answer["mode"] == "FIPS", activation_password: password.map(Password::known) })
+        let members = answer["members"].as_array().map_or(&[][..], Vec::as_slice);
+        let voters = members.iter().filter(|member| member["votes"] == true).count();
+        let activation_password = password.map(Password::known);
+        Ok(Status { stage, fips: answer["mode"] == "FIPS", activation_password, voters })
     }
 
     fn manage(&self) -> Command {

@@ -171,6 +171,7 @@ fn show_member(member: &Member) -> String {
     let mut words = vec![member.hsm.as_str()];
     words.extend(member.here.then_some("(this)"));
     words.extend(member.leads.then_some("leads"));
+    words.extend((member.votes && !member.leads).then_some("votes"));
     words.extend(member.witness.then_some("witness"));
     let (zone, peers) = (format!("zone {:?}", member.zone), format!("peers {}", member.peer_address));
     let (clients, version) = (format!("clients {}", member.client_address), format!("version {}", member.version));
@@ -184,7 +185,7 @@ fn member_json(member: &Member) -> serde_json::Value {
     serde_json::json!({
         "hsm": member.hsm, "node": member.node, "witness": member.witness, "zone": member.zone,
         "peer_address": member.peer_address, "client_address": member.client_address, "version": member.version,
-        "here": member.here, "leads": member.leads,
+        "here": member.here, "leads": member.leads, "votes": member.votes,
     })
 }
 

@@ -120,8 +120,29 @@ impl Installation {
         }
         if !running.is_empty() {
             self.write_client_files()?;
+            self.wait_for_voters()?;
         }
         Ok(running)
+    }
+
+    /// Waits until so many HSMs vote as a cluster of this size has: from then on it outlives the loss of one.
+    fn wait_for_voters(&self) -> Result<()> {
+        let wanted = match self.size() {
+            0..=2 => 1,
+            3..=4 => 3,
+            _ => 5,
+        };
+        let began = Instant::now();
+        while self.status()?.voters < wanted {
+            if began.elapsed() > JOIN_PATIENCE {
+                bail!(
+                    "fewer than {wanted} HSMs vote after {JOIN_PATIENCE:?}; look at the log {}",
+                    self.log().display()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
     }
 
     /// Waits until the HSM has come to this stage.

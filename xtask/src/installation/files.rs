@@ -194,7 +194,6 @@ impl Installation {
             ("KAGIMORI_CONFIG", path(self.client_configuration())?),
             ("KAGIMORI_ROLE", "crypto-user".to_owned()),
             ("KAGIMORI_PIN", self.pin(CRYPTO_USER)?),
-            ("KAGIMORI_HSM_MANAGEMENT_SOCKET", path(self.management_socket())?),
         ];
         let text = shell_text(&path(self.programs.clone())?, &variables);
         write_private(&self.environment(), &text)?;

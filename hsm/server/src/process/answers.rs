@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use std::sync::atomic::Ordering;
+
 use hsm_core::{Action, Hsm, HsmId, MemberKind};
 use hsm_protocol::management::{
     CertificatesReply, Done, Form, Initialize, Join, Joined, Member as MemberLine, Reply, Request, StatusReply, reply,
@@ -145,6 +147,8 @@ impl Process {
                 report(&self.events, Event::Left);
                 Ok(())
             }
+            // The others cut it off as soon as they knew, so that it heard of its leaving from them.
+            Outcome::Unavailable(_) | Outcome::Unknown if self.removed.load(Ordering::Acquire) => Ok(()),
             Outcome::Done { result: Err(refusal), .. } => no(refusal.code, refusal.code.explanation()),
             Outcome::Unavailable(code) => no(code, code.explanation()),
             Outcome::Unknown => no(ErrorCode::Unknown, "whether this HSM has left is unknown; `status` will tell"),
@@ -240,6 +244,7 @@ fn members(state: &Hsm, here: &Status) -> Vec<MemberLine> {
         version: member.version.clone(),
         here: node.0 == here.node,
         leads: Some(node.0) == here.leader,
+        votes: here.voters.contains(&node.0),
     });
     lines.collect()
 }

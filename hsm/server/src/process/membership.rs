@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
@@ -142,6 +143,7 @@ impl Process {
     /// This HSM is no member any more: nothing of the cluster stays with it.
     pub(super) fn removed(&self) -> Fault {
         let hsm = member::hexadecimal(&self.surroundings.hsm);
+        self.removed.store(true, Ordering::Release);
         tracing::warn!("this HSM is no member of its cluster any more: its keys and its state are destroyed");
         self.member().iter().for_each(|member| member.stop());
         match member::forget_cluster(&self.surroundings.folder) {

@@ -12,6 +12,7 @@ mod membership;
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -60,6 +61,7 @@ pub fn serve(settings: Settings) -> Result<(), Fault> {
         change: Mutex::new(()),
         sandbox: sandbox.clone(),
         joining: Mutex::default(),
+        removed: AtomicBool::new(false),
         admitted_by: Mutex::default(),
         events,
     });
@@ -122,6 +124,8 @@ struct Process {
     sandbox: Sandbox,
     /// How far a join is, in words; empty when none is under way.
     joining: Mutex<String>,
+    /// Set once this HSM has learnt that it is no member any more.
+    removed: AtomicBool,
     /// Set while a member waits for its state: a command by which the roster had it.
     admitted_by: Mutex<Option<u64>>,
     events: Sender<Event>,
