@@ -248,6 +248,7 @@ impl Machine {
             Beginning::Open => Node::open_here(settings, key),
             Beginning::Join(node) => Node::join_here(settings, key, node),
         };
+        #[expect(clippy::async_yields_async, reason = "the task is started as this node and waited for as nobody")]
         let opening = boot.run(async { Rt::spawn(opening) }).await;
         let crashed = |_| Err(OpenFault::Engine("it crashed while it started".to_owned()));
         let node = opening.await.unwrap_or_else(crashed)?;

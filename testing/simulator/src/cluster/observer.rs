@@ -68,6 +68,7 @@ impl Cluster {
                 continue;
             };
             let waiting = async move { node.barrier(index, BARRIER).await };
+            #[expect(clippy::async_yields_async, reason = "the task is started as this node and waited for as nobody")]
             let waiting = boot.run(async { Rt::spawn(waiting) }).await;
             drop((machine, boot));
             let Ok(Ok(unreached)) = waiting.await else { continue };
@@ -95,6 +96,7 @@ impl Cluster {
             let object = node.read().object(&actor, handle).ok()?;
             Some(object.version())
         };
+        #[expect(clippy::async_yields_async, reason = "the task is started as this node and waited for as nobody")]
         let reading = boot.run(async { Rt::spawn(reading) }).await;
         drop(boot);
         reading.await.ok()?
@@ -157,10 +159,10 @@ impl Cluster {
         self.compare_chains(&statuses);
         self.look_for_forgetful(&statuses);
         self.look_for_strangers(&statuses);
-        if steps % COMPARE_EVERY == 0 {
+        if steps.is_multiple_of(COMPARE_EVERY) {
             self.compare_states(&nodes);
         }
-        if steps % PROMISES_EVERY == 0 {
+        if steps.is_multiple_of(PROMISES_EVERY) {
             nodes.iter().for_each(|(place, node)| self.look_for_broken_promises(*place, node));
         }
         self.note_who_is_alone();

@@ -126,9 +126,12 @@ impl Cluster {
 
 /// Whether nothing can be made of what is on the disk.
 fn must_begin_again(fault: &OpenFault) -> bool {
-    match fault {
-        OpenFault::RolledBack { .. } | OpenFault::NotFormed(_) | OpenFault::State(_) | OpenFault::OtherKey => true,
-        OpenFault::Storage(StorageFault::Damaged(_) | StorageFault::Broken { .. }) => true,
-        _ => false,
-    }
+    matches!(
+        fault,
+        OpenFault::RolledBack { .. }
+            | OpenFault::NotFormed(_)
+            | OpenFault::State(_)
+            | OpenFault::OtherKey
+            | OpenFault::Storage(StorageFault::Damaged(_) | StorageFault::Broken { .. })
+    )
 }
