@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::time::Duration;
 
+use hsm_core::Action;
 use hsm_core::command::{Form, Origin};
-use hsm_core::{Action, Hsm};
 use hsm_crypto::StorageKey;
 use hsm_protocol::ErrorCode;
 use openraft::error::{Fatal as RaftFatal, InitializeError, RaftError};
 use openraft::{AsyncRuntime, Config, ServerState, SnapshotPolicy};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 
 use crate::clock::Clock;
 use crate::errands::{Errands, Waiting, errands};
@@ -24,13 +24,14 @@ use crate::memory::{Memory, Remembered};
 use crate::network::{Link, Peers, history_of};
 use crate::outcome::Outcome;
 use crate::proposals::Proposals;
-use crate::proposer::Proposer;
+use crate::proposer::{Compass, Proposer};
 use crate::pulse::{self, Vitals};
 use crate::roster::Addresses;
 use crate::runtime::{Rt, wait_for_disk};
 use crate::settings::Settings;
 use crate::stamp::Stamper;
 use crate::standing::{Standing, Standings};
+use crate::state::State;
 use crate::store::log::LogStore;
 use crate::store::opening::{self, Beginning, Opened};
 use crate::store::snapshot::Receiver;
@@ -44,7 +45,7 @@ type Task = <Rt as AsyncRuntime>::JoinHandle<()>;
 /// The parts of a node, which its tasks and callers of any thread share.
 pub(crate) struct Shared {
     pub(crate) node: NodeId,
-    pub(crate) state: Arc<RwLock<Hsm>>,
+    pub(crate) state: Arc<State>,
     pub(crate) store: Arc<Store>,
     pub(crate) applied: Arc<Applied>,
     pub(crate) proposals: Arc<Proposals>,
@@ -53,7 +54,7 @@ pub(crate) struct Shared {
     pub(crate) raft: Raft,
     pub(crate) link: Link,
     pub(crate) addresses: Addresses,
-    pub(crate) vitals: Vitals,
+    pub(crate) vitals: Arc<Vitals>,
     pub(crate) standing: Standings,
     pub(crate) memory: Memory,
     /// How often in a row whoever leads said that this node is no member.
@@ -197,7 +198,7 @@ impl Engine {
         let applied = Arc::new(Applied::new(&progress));
         let history = Arc::new(Mutex::new(history_of(&hsm)));
         let lease = Arc::new(Lease::new(hsm.members().contains_key(&hsm_core::NodeId(node))));
-        let state = Arc::new(RwLock::new(hsm));
+        let state = Arc::new(State::new(hsm));
         let log = LogStore::new(store.clone(), node, log, vote, proposals.clone(), stamper.clone());
         let machine = Machine {
             state: state.clone(),
@@ -230,7 +231,7 @@ impl Engine {
             raft,
             link,
             addresses,
-            vitals: Vitals::default(),
+            vitals: Arc::default(),
             standing: Standings::new(
                 if new { Standing::Joining } else { Standing::Checking },
                 settings.on_standing.clone(),
@@ -254,9 +255,10 @@ impl Engine {
 
     fn spawn_tasks(&self, waiting: Waiting) {
         let shared = &self.shared;
+        let compass = Compass { raft: shared.raft.clone(), vitals: shared.vitals.clone(), clock: shared.clock.clone() };
         let proposer = Proposer {
             proposals: shared.proposals.clone(),
-            raft: shared.raft.clone(),
+            compass,
             store: shared.store.clone(),
             stamper: shared.stamper.clone(),
             link: shared.link.clone(),

@@ -109,15 +109,23 @@ impl Grants {
     /// Begins anew with another time of leading: an HSM must then have all that was applied when it began, which is all
     /// that any barrier before waited for; and whoever was a member then may hold a lease of the leader before, also when
     /// it is removed a moment later.
+    ///
+    /// `look` tells what is applied and who is a member, and runs while nothing is locked: whoever reads the state asks
+    /// for leases too.
     fn in_term(
         &self,
         leading: Leading,
-        applied: Index,
-        members: impl FnOnce() -> BTreeSet<NodeId>,
+        look: impl FnOnce() -> (Index, BTreeSet<NodeId>),
     ) -> parking_lot::MutexGuard<'_, Granting> {
+        let granting = self.0.lock();
+        if granting.term == leading.term {
+            return granting;
+        }
+        drop(granting);
+        let (applied, members) = look();
         let mut granting = self.0.lock();
         if granting.term != leading.term {
-            let asked = members().into_iter().map(|node| (node, leading.since)).collect();
+            let asked = members.into_iter().map(|node| (node, leading.since)).collect();
             *granting = Granting { term: leading.term, fence: applied, asked };
         }
         granting
@@ -253,7 +261,7 @@ impl Shared {
 
     /// What this node grants while it leads. To be asked for as soon as it does: see [`Grants::in_term`].
     pub(crate) fn granting(&self, leading: Leading) -> parking_lot::MutexGuard<'_, Granting> {
-        self.grants.in_term(leading, self.applied.now(), || self.addresses.nodes(&self.state.read_recursive()))
+        self.grants.in_term(leading, || (self.applied.now(), self.addresses.nodes(&self.state.read())))
     }
 
     /// What is left of a member's lease at most, as the leader of `term` knows, in milliseconds.

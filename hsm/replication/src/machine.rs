@@ -11,10 +11,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use hsm_core::command::Versioned;
-use hsm_core::{Command, Effect, Hsm, Index, Refusal, Response};
+use hsm_core::{Command, Effect, Index, Refusal, Response};
 use openraft::storage::RaftStateMachine;
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError};
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Condvar, Mutex};
 use serde_bytes::ByteArray;
 use sha2::{Digest, Sha384};
 
@@ -27,6 +27,7 @@ use crate::outcome::{EffectSink, Outcome};
 use crate::proposals::Proposals;
 use crate::runtime::wait_for_disk;
 use crate::stamp::Stamper;
+use crate::state::State;
 use crate::store::pending::Changes;
 use crate::store::rows::{Progress, state_key};
 use crate::store::snapshot::{SnapshotData, meta_of};
@@ -37,7 +38,7 @@ use crate::types::{
 
 /// The state machine of one node, as openraft drives it.
 pub(crate) struct Machine {
-    pub(crate) state: Arc<RwLock<Hsm>>,
+    pub(crate) state: Arc<State>,
     pub(crate) store: Arc<Store>,
     pub(crate) applied: Arc<Applied>,
     pub(crate) proposals: Arc<Proposals>,

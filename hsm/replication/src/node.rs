@@ -1,6 +1,5 @@
 //! The node: what the server has in its hand.
 
-use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -8,10 +7,10 @@ use std::time::Duration;
 
 use hsm_core::audit::AuditRecord;
 use hsm_core::command::{Form, Origin, SealedPayload};
-use hsm_core::{Action, Hsm, Index, ObjectHandle, Stamp};
+use hsm_core::{Action, Index, ObjectHandle, Stamp};
 use hsm_crypto::StorageKey;
 use hsm_protocol::ErrorCode;
-use parking_lot::{Mutex, RwLockReadGuard};
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::barrier::Barrier;
@@ -20,6 +19,7 @@ use crate::fault::{OpenFault, StorageFault};
 use crate::leases::Serving;
 use crate::outcome::Outcome;
 use crate::settings::Settings;
+use crate::state::Reading;
 use crate::status::Status;
 
 /// One member of a cluster: the state, the log and the store. Every method may be called from any thread.
@@ -40,17 +40,6 @@ struct OwnThread {
 
 /// Something that will be known later. In a box, so that what is in it is compiled here and not in every crate that waits.
 pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
-/// The state as of the last applied command. Commands wait while it is held: look and let go.
-pub struct Reading<'node>(RwLockReadGuard<'node, Hsm>);
-
-impl Deref for Reading<'_> {
-    type Target = Hsm;
-
-    fn deref(&self) -> &Hsm {
-        &self.0
-    }
-}
 
 /// A row of the audit log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,7 +127,7 @@ impl Node {
 
     /// The state as of the last applied command.
     pub fn read(&self) -> Reading<'_> {
-        Reading(self.shared().state.read())
+        self.shared().state.read()
     }
 
     /// The last applied command.

@@ -6,9 +6,11 @@ use hsm_protocol::ErrorCode;
 use openraft::error::ClientWriteError;
 use openraft::{AsyncRuntime, ServerState};
 
+use crate::clock::Clock;
 use crate::limits;
 use crate::network::{Ask, Link, PeerFault, Told};
 use crate::proposals::Proposals;
+use crate::pulse::Vitals;
 use crate::roster::Addresses;
 use crate::runtime::Rt;
 use crate::stamp::Stamper;
@@ -18,7 +20,7 @@ use crate::types::{Lead, NodeId, Part, Raft};
 /// What the task needs.
 pub(crate) struct Proposer {
     pub(crate) proposals: Arc<Proposals>,
-    pub(crate) raft: Raft,
+    pub(crate) compass: Compass,
     pub(crate) store: Arc<Store>,
     pub(crate) stamper: Arc<Stamper>,
     pub(crate) link: Link,
@@ -33,27 +35,43 @@ enum Order {
     Nobody,
 }
 
+/// Finds whoever orders commands.
+#[derive(Clone)]
+pub(crate) struct Compass {
+    pub(crate) raft: Raft,
+    pub(crate) vitals: Arc<Vitals>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl Compass {
+    /// As Raft knows it. A member that moved hears nothing of Raft before the others know its new address, and can tell
+    /// them only if it asks who leads.
+    fn order(&self) -> Order {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        match metrics.current_leader {
+            Some(leader) if leader != metrics.id => Order::There(leader, metrics.current_term),
+            Some(_) if metrics.state == ServerState::Leader => Order::Here(metrics.current_term),
+            _ => match self.vitals.leader(self.clock.read().steady) {
+                Some((leader, term)) if term >= metrics.current_term => Order::There(leader, term),
+                _ => Order::Nobody,
+            },
+        }
+    }
+}
+
 impl Proposer {
     /// Runs until the node stops.
     pub(crate) async fn run(self) {
-        let metrics = self.raft.metrics();
-        let order = || {
-            let metrics = metrics.borrow();
-            match metrics.current_leader {
-                Some(leader) if leader != metrics.id => Order::There(leader, metrics.current_term),
-                Some(_) if metrics.state == ServerState::Leader => Order::Here(metrics.current_term),
-                _ => Order::Nobody,
-            }
-        };
         loop {
             let next = self.proposals.expire();
             if self.proposals.has_work() && self.proposals.may_fly() {
-                match order() {
+                match self.compass.order() {
                     Order::Here(_) | Order::There(..) => self.proposals.gather().await,
                     Order::Nobody => <Rt as AsyncRuntime>::sleep(limits::LEADER_POLL).await,
                 }
                 // It may have changed meanwhile.
-                match order() {
+                match self.compass.order() {
                     Order::Here(_) if !self.store.has_room() => self.proposals.refuse_waiting(ErrorCode::StorageFull),
                     Order::Here(term) => self.fly(term).await,
                     Order::There(leader, term) => self.forward(leader, term),
@@ -76,7 +94,7 @@ impl Proposer {
             return;
         };
         // An error here is a stop, which answers everybody.
-        if let Ok(answer) = self.raft.client_write_ff(batch).await {
+        if let Ok(answer) = self.compass.raft.client_write_ff(batch).await {
             let proposals = self.proposals.clone();
             drop(<Rt as AsyncRuntime>::spawn(async move {
                 // Success was told by the state machine. Whether an entry that was begun stays in the log, the log will say.
@@ -96,7 +114,7 @@ impl Proposer {
         };
         let sending = Forward {
             proposals: self.proposals.clone(),
-            raft: self.raft.clone(),
+            compass: self.compass.clone(),
             link: self.link.clone(),
             address: self.addresses.of(leader),
             leader,
@@ -109,7 +127,7 @@ impl Proposer {
 /// One part on its way to the leader.
 struct Forward {
     proposals: Arc<Proposals>,
-    raft: Raft,
+    compass: Compass,
     link: Link,
     address: String,
     leader: NodeId,
@@ -137,8 +155,6 @@ impl Forward {
     }
 
     fn still_leads(&self) -> bool {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
-        metrics.current_term == self.term && metrics.current_leader == Some(self.leader)
+        self.compass.order() == Order::There(self.leader, self.term)
     }
 }

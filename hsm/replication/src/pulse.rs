@@ -13,6 +13,7 @@ use serde_bytes::ByteArray;
 
 use crate::engine::Shared;
 use crate::fault::Fault;
+use crate::leases::milliseconds;
 use crate::limits;
 use crate::memory::Remembered;
 use crate::network::{Ask, Told};
@@ -87,6 +88,15 @@ pub(crate) struct Vitals(Mutex<BTreeMap<NodeId, Vital>>);
 impl Vitals {
     pub(crate) fn all(&self) -> BTreeMap<NodeId, Vital> {
         self.0.lock().clone()
+    }
+
+    /// Who said a moment ago that it leads, and in which term.
+    pub(crate) fn leader(&self, now: u64) -> Option<(NodeId, u64)> {
+        let vitals = self.0.lock();
+        let fresh =
+            |vital: &Vital| vital.pulse.leads && now.saturating_sub(vital.heard) < milliseconds(2 * limits::PULSE);
+        let leaders = vitals.iter().filter(|(_, vital)| fresh(vital));
+        leaders.map(|(&node, vital)| (node, vital.pulse.vote.leader_id.term)).max_by_key(|&(_, term)| term)
     }
 
     /// How many of these had another hash than this node when they were last compared.

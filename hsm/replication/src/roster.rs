@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use hsm_core::Hsm;
 use openraft::RaftMetrics;
-use parking_lot::RwLock;
 use tokio::sync::watch;
 
+use crate::state::State;
 use crate::types::{Member, NodeId};
 
 /// Finds members.
 #[derive(Clone)]
 pub(crate) struct Addresses {
-    pub(crate) state: Arc<RwLock<Hsm>>,
+    pub(crate) state: Arc<State>,
     pub(crate) metrics: watch::Receiver<RaftMetrics<NodeId, Member>>,
 }
 

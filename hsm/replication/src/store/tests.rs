@@ -7,7 +7,6 @@ use hsm_core::{Epoch, ObjectHandle};
 use hsm_crypto::{MasterKey, Module};
 use openraft::storage::{RaftLogStorageExt, RaftStateMachine};
 use openraft::testing::{StoreBuilder, Suite, blank_ent};
-use parking_lot::RwLock;
 use redb::StorageBackend;
 use redb::backends::InMemoryBackend;
 
@@ -22,6 +21,7 @@ use crate::machine::{Applied, Machine};
 use crate::outcome::NoEffects;
 use crate::proposals::Proposals;
 use crate::stamp::Stamper;
+use crate::state::State;
 use crate::types::{Batch, EncodedCommand, Lead, NodeId, Part, RaftStorageError, Types};
 
 /// Memory that outlives the database on it.
@@ -89,7 +89,7 @@ fn parts(opened: Opened) -> (LogStore, Machine) {
     let proposals = Arc::new(Proposals::new(node, 1, std::time::Duration::from_secs(1), 0));
     let log = LogStore::new(store.clone(), node, log, vote, proposals.clone(), stamper.clone());
     let machine = Machine {
-        state: Arc::new(RwLock::new(hsm)),
+        state: Arc::new(State::new(hsm)),
         applied: Arc::new(Applied::new(&progress)),
         effects: Arc::new(NoEffects),
         faults: Arc::new(Faults::new(Arc::new(|_| {}))),

@@ -93,6 +93,8 @@ impl Process {
             status.client_socket = socket.map(|(path, _)| path.display().to_string()).unwrap_or_default();
         }
         status.applied_index = member.node().applied().0;
+        // First how the node does, then its state: the other way round the state would be held while others are asked.
+        let node = member.node().status();
         let state = member.node().read();
         status.objects = state.object_count();
         status.users = state.user_count();
@@ -105,7 +107,7 @@ impl Process {
             status.label = record.label.clone();
             status.client_certificates_required = record.client_certificates_required;
         }
-        status.members = members(&state, &member.node().status());
+        status.members = members(&state, &node);
         Ok(status)
     }
 

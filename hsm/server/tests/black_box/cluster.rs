@@ -95,6 +95,15 @@ impl Cluster {
     }
 }
 
+/// What the HSMs logged, when a test fails.
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.hsms.iter().enumerate().for_each(|(at, hsm)| eprintln!("--- log of HSM {at}\n{}", hsm.log()));
+        }
+    }
+}
+
 fn eventually(what: &str, mut so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !so() {
