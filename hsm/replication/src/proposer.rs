@@ -45,7 +45,7 @@ pub(crate) struct Compass {
 
 impl Compass {
     /// As Raft knows it. A member that moved hears nothing of Raft before the others know its new address, and can tell
-    /// them only if it asks who leads.
+    /// them only if it asks who leads; meanwhile it may have voted for itself in later terms, which nobody heeds.
     fn order(&self) -> Order {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
@@ -53,8 +53,8 @@ impl Compass {
             Some(leader) if leader != metrics.id => Order::There(leader, metrics.current_term),
             Some(_) if metrics.state == ServerState::Leader => Order::Here(metrics.current_term),
             _ => match self.vitals.leader(self.clock.read().steady) {
-                Some((leader, term)) if term >= metrics.current_term => Order::There(leader, term),
-                _ => Order::Nobody,
+                Some((leader, term)) => Order::There(leader, term),
+                None => Order::Nobody,
             },
         }
     }
