@@ -35,6 +35,10 @@ pub(crate) const SPREAD: Duration = Duration::from_millis(50);
 /// move at each call, and fewer frames would share a write.
 pub(crate) const IMBALANCE: u32 = 2;
 
+/// Longest time for which a login that shall come again is made to wait here instead of in the application: so many
+/// logins at once. The wait after wrong passwords begins with a second, and the application hears of it.
+pub(crate) const LOGIN_WAIT_MILLISECONDS: u64 = 250;
+
 /// Shortest time between two questions for the roster: HSMs of different versions of the program may never agree on it.
 pub(crate) const ROSTER_PAUSE: Duration = Duration::from_secs(1);
 

@@ -12,6 +12,7 @@ use crate::backoff;
 use crate::cluster::{Cluster, With};
 use crate::connection::{Lost, NoAnswer, Patience, Stumble, Watch};
 use crate::error::{Attempt, CallError, PeerFault};
+use crate::limits::LOGIN_WAIT_MILLISECONDS;
 use crate::login::Login;
 use crate::member::{Member, Route};
 use crate::opening::Watcher;
@@ -147,6 +148,10 @@ impl<'a> Trial<'a> {
             ErrorCode::Busy | ErrorCode::NotReady | ErrorCode::Isolated => {
                 let at_least = Duration::from_millis(failure.retry_after_milliseconds.into());
                 if self.turn_away(route) || self.pause(at_least) { Ok(()) } else { Err(refused) }
+            }
+            // Many log in at once, of whom all may be right: one after another they may.
+            ErrorCode::LoginDelayed if subject <= LOGIN_WAIT_MILLISECONDS => {
+                if self.pause(Duration::from_millis(subject)) { Ok(()) } else { Err(refused) }
             }
             ErrorCode::StorageFull | ErrorCode::Broken if self.effect != Effect::EachTime && self.turn_away(route) => {
                 Ok(())

@@ -112,7 +112,7 @@ fn busy_and_not_ready_are_asked_again_until_the_deadline_and_then_told() {
 }
 
 #[test]
-fn a_delayed_login_and_a_refusal_are_told_at_once() {
+fn a_refusal_and_a_login_after_wrong_passwords_are_told_at_once_and_one_among_many_waits() {
     let folder = tempfile::tempdir().unwrap();
     let world = World::new();
     let peer = Peer::on_socket(&folder.path().join("s"), &world);
@@ -123,15 +123,29 @@ fn a_delayed_login_and_a_refusal_are_told_at_once() {
     world.set_script(|_, request| match request.body {
         Some(request::Body::Login(_)) => Some(Answer::Now(reply::Body::Failure(wire::Failure {
             code: ErrorCode::LoginDelayed as u32,
-            retry_after_milliseconds: 100,
+            retry_after_milliseconds: 1000,
             subject: 0,
         }))),
         _ => None,
     });
     let begin = Instant::now();
     let error = cluster.log_in("user", Role::CryptoUser, b"password").err().unwrap();
-    assert_eq!((error.code(), error.subject()), (Some(ErrorCode::LoginDelayed), 100));
-    assert!(begin.elapsed() < Duration::from_millis(90));
+    assert_eq!((error.code(), error.subject()), (Some(ErrorCode::LoginDelayed), 1000));
+    assert!(begin.elapsed() < Duration::from_millis(900));
+    let times = AtomicU32::new(0);
+    world.set_script(move |_, request| match request.body {
+        Some(request::Body::Login(_)) if times.fetch_add(1, Ordering::Relaxed) < 2 => {
+            Some(Answer::Now(reply::Body::Failure(wire::Failure {
+                code: ErrorCode::LoginDelayed as u32,
+                retry_after_milliseconds: 50,
+                subject: 0,
+            })))
+        }
+        _ => None,
+    });
+    let begin = Instant::now();
+    cluster.log_in("user", Role::CryptoUser, b"password").unwrap();
+    assert!(begin.elapsed() >= Duration::from_millis(100));
 }
 
 #[test]
