@@ -138,6 +138,7 @@ fn show_status(status: &StatusReply) -> Shown {
         line("label", &status.label);
         line("mode", mode);
         line("applied index", &status.applied_index.to_string());
+        line("epoch", &if status.epoch_progress.is_empty() { status.epoch.to_string() } else { status.epoch_progress.clone() });
         line("objects", &status.objects.to_string());
         line("users", &status.users.to_string());
         line("sessions", &status.sessions.to_string());
@@ -158,7 +159,8 @@ fn show_status(status: &StatusReply) -> Shown {
         "members": status.members.iter().map(member_json).collect::<Vec<_>>(),
         "version": status.version, "process": status.process, "sandbox": status.sandbox, "lifecycle": lifecycle,
         "cluster": status.cluster, "incarnation": status.incarnation, "hsm": status.hsm, "joining": status.joining, "witness": status.witness, "label": status.label, "mode": mode,
-        "applied_index": status.applied_index, "objects": status.objects, "users": status.users,
+        "epoch": status.epoch, "epoch_progress": status.epoch_progress,
+        "holds_epoch_before": status.holds_epoch_before, "applied_index": status.applied_index, "objects": status.objects, "users": status.users,
         "sessions": status.sessions, "client_address": status.client_address, "client_socket": status.client_socket,
         "client_certificates_required": status.client_certificates_required,
         "activation_password": status.activation_password,

@@ -19,7 +19,7 @@ use super::membership::ADMITTED;
 use super::{Event, Process, report};
 use crate::customer_certificate::CheckedCertificates;
 use crate::exit::Fault;
-use crate::installation;
+use crate::{epochs, installation};
 use crate::joining::JoinFault;
 use crate::limits::{JOIN_ADDRESSES as ADDRESSES, JOIN_TIME, LABEL_BYTES};
 use crate::management::server::failure;
@@ -93,6 +93,7 @@ impl Process {
             status.client_socket = socket.map(|(path, _)| path.display().to_string()).unwrap_or_default();
         }
         status.applied_index = member.node().applied().0;
+        status.holds_epoch_before = member.holds_epoch_before();
         // First how the node does, then its state: the other way round the state would be held while others are asked.
         let node = member.node().status();
         let state = member.node().read();
@@ -104,6 +105,8 @@ impl Process {
             status.cluster = member::hexadecimal(&record.cluster.0);
             status.incarnation = member::hexadecimal(&record.incarnation.0);
             status.fips = record.fips;
+            status.epoch = record.epoch.0;
+            status.epoch_progress = epochs::progress(record.epoch, state.epoch_record());
             status.label = record.label.clone();
             status.client_certificates_required = record.client_certificates_required;
         }
