@@ -26,6 +26,7 @@ use crate::outcome::Outcome;
 use crate::proposals::Proposals;
 use crate::proposer::{Compass, Proposer};
 use crate::pulse::{self, Vitals};
+use crate::recovery::Recovery;
 use crate::roster::Addresses;
 use crate::runtime::{Rt, wait_for_disk};
 use crate::settings::Settings;
@@ -144,6 +145,13 @@ impl Engine {
             engine.stop().await;
         }
         went_on.map(|()| engine)
+    }
+
+    /// Begins a new history with the store of a survivor, and goes on with it.
+    pub(crate) async fn recover(settings: Settings, key: StorageKey, recovery: Recovery) -> Result<Self, OpenFault> {
+        let faults = Arc::new(Faults::new(settings.on_fault.clone()));
+        wait_for_disk(|| recovery.rewrite(&settings, &key, &faults))?;
+        Self::open(settings, key).await
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {

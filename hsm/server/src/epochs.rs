@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use hsm_core::command::{EpochStart, MovedPayload, Origin};
 use hsm_core::{
-    Action, ClusterId, Epoch, EpochRecord, HsmId, Incarnation, MemberKind, MemberRecord, NodeId, Object, ObjectHandle,
+    Action, ClusterId, Epoch, EpochRecord, Hsm, HsmId, Incarnation, MemberKind, MemberRecord, NodeId, Object, ObjectHandle,
     SealedMaster,
 };
 use hsm_crypto::{ClusterKeys, Handover, KeyRing, MasterKey, SealBroken};
@@ -58,6 +58,75 @@ struct Present {
     record: Option<EpochRecord>,
 }
 
+/// What an HSM was given at the begin of an epoch.
+struct Shares {
+    next: MasterKey,
+    before: Option<Arc<MasterKey>>,
+}
+
+impl Present {
+    fn of(state: &Hsm) -> Option<Self> {
+        let cluster = state.cluster()?;
+        Some(Self {
+            cluster: cluster.cluster,
+            incarnation: cluster.incarnation,
+            epoch: cluster.epoch,
+            due: cluster.epoch_due,
+            record: state.epoch_record().cloned(),
+        })
+    }
+
+    fn binding(&self, epoch: Epoch, node: NodeId, hsm: HsmId) -> Handover {
+        Handover { cluster: self.cluster, incarnation: self.incarnation, epoch, node, hsm }
+    }
+}
+
+impl Shares {
+    fn open(surroundings: &Surroundings, present: &Present, held: &Held, node: u64) -> Result<Self, Fault> {
+        let epoch = present.epoch;
+        let record = present.record.as_ref();
+        let share = record.and_then(|record| record.masters.iter().find(|master| master.node == NodeId(node)));
+        let share = share.ok_or_else(|| no_share(epoch, "none was sealed for this node"))?;
+        let open = |epoch, sealed: &[u8]| open_share(surroundings, present, held, (epoch, NodeId(node)), sealed);
+        let next = open(epoch, &share.sealed)?;
+        // An HSM that was away while the epoch before began never had its key.
+        let before = Epoch(epoch.0.saturating_sub(1));
+        let before = match (held.present.epoch() == before, share.sealed_before.is_empty()) {
+            (true, _) => Some(Arc::clone(&held.present)),
+            (false, true) => None,
+            (false, false) => Some(Arc::new(open(before, &share.sealed_before)?)),
+        };
+        Ok(Self { next, before })
+    }
+}
+
+fn open_share(
+    surroundings: &Surroundings,
+    present: &Present,
+    held: &Held,
+    (epoch, node): (Epoch, NodeId),
+    sealed: &[u8],
+) -> Result<MasterKey, Fault> {
+    let binding = present.binding(epoch, node, HsmId(surroundings.hsm));
+    let opened = held.present.receive_beside(surroundings.identity.sealing(), &binding, sealed);
+    opened.map_err(|fault| stopped(&fault))?.map_err(|broken: SealBroken| no_share(epoch, &broken.to_string()))
+}
+
+/// Gets the key of the epoch of a state that no node runs: for a survivor that begins a new history, in which the shares
+/// of the old one open no more.
+///
+/// # Errors
+/// [`Fault`] when the share does not open or the disk fails.
+pub(crate) fn catch_up(surroundings: &Surroundings, masters: &Masters, node: u64, state: &Hsm) -> Result<(), Fault> {
+    let Some(present) = Present::of(state) else { return Ok(()) };
+    let held = masters.held();
+    if held.present.epoch() >= present.epoch {
+        return Ok(());
+    }
+    let shares = Shares::open(surroundings, &present, &held, node)?;
+    masters.advance(surroundings, shares.next, shares.before)
+}
+
 impl Epochs {
     /// Goes on to the present epoch of the state, if this HSM is behind it, and destroys the master key of the one before
     /// when it is needed no more.
@@ -81,48 +150,18 @@ impl Epochs {
     }
 
     fn advance(&self, present: &Present, held: &Held) -> Result<(), Fault> {
-        let Present { cluster, epoch, .. } = *present;
-        let here = NodeId(self.place.node);
-        let record = present.record.as_ref();
-        let share = record.and_then(|record| record.masters.iter().find(|master| master.node == here));
-        let share = share.ok_or_else(|| no_share(epoch, "none was sealed for this node"))?;
-        let next = self.open_share(present, held, epoch, &share.sealed)?;
-        // An HSM that was away while the epoch before began never had its key.
-        let before = Epoch(epoch.0.saturating_sub(1));
-        let before = match (held.present.epoch() == before, share.sealed_before.is_empty()) {
-            (true, _) => Some(Arc::clone(&held.present)),
-            (false, true) => None,
-            (false, false) => Some(Arc::new(self.open_share(present, held, before, &share.sealed_before)?)),
-        };
-        let keys = |master: &MasterKey| ClusterKeys::new(master, cluster).map_err(|fault| stopped(&fault));
-        let next_keys = keys(&next)?;
-        let before_keys = before.as_deref().map(keys).transpose()?;
-        self.masters.advance(&self.surroundings, next, before)?;
+        let shares = Shares::open(&self.surroundings, present, held, self.place.node)?;
+        let keys = |master: &MasterKey| ClusterKeys::new(master, present.cluster).map_err(|fault| stopped(&fault));
+        let next_keys = keys(&shares.next)?;
+        let before_keys = shares.before.as_deref().map(keys).transpose()?;
+        self.masters.advance(&self.surroundings, shares.next, shares.before)?;
         self.keys.advance(next_keys, before_keys);
-        tracing::info!(epoch = epoch.0, "the cluster master key has a new epoch, and this HSM has it");
+        tracing::info!(epoch = present.epoch.0, "the cluster master key has a new epoch, and this HSM has it");
         Ok(())
     }
 
-    fn open_share(&self, present: &Present, held: &Held, epoch: Epoch, sealed: &[u8]) -> Result<MasterKey, Fault> {
-        let binding = self.binding(present, epoch, NodeId(self.place.node), HsmId(self.surroundings.hsm));
-        let opened = held.present.receive_beside(self.surroundings.identity.sealing(), &binding, sealed);
-        opened.map_err(|fault| stopped(&fault))?.map_err(|broken: SealBroken| no_share(epoch, &broken.to_string()))
-    }
-
-    fn binding(&self, present: &Present, epoch: Epoch, node: NodeId, hsm: HsmId) -> Handover {
-        Handover { cluster: present.cluster, incarnation: present.incarnation, epoch, node, hsm }
-    }
-
     fn present(&self) -> Option<Present> {
-        let state = self.node.read();
-        let cluster = state.cluster()?;
-        Some(Present {
-            cluster: cluster.cluster,
-            incarnation: cluster.incarnation,
-            epoch: cluster.epoch,
-            due: cluster.epoch_due,
-            record: state.epoch_record().cloned(),
-        })
+        Present::of(&self.node.read())
     }
 
     /// Does one step of what whoever leads must do.
@@ -163,7 +202,7 @@ impl Epochs {
         // Whoever seals for others opens his own first: a key that opens for nobody must never get into the log.
         let own = masters.iter().find(|master| master.node.0 == self.place.node);
         let own = own.ok_or_else(|| no_share(epoch, "this HSM is in no roster"))?;
-        self.open_share(present, &held, epoch, &own.sealed)?;
+        open_share(&self.surroundings, present, &held, (epoch, own.node), &own.sealed)?;
         let start = EpochStart {
             epoch,
             masters,
@@ -186,7 +225,7 @@ impl Epochs {
         member: &MemberRecord,
     ) -> Result<SealedMaster, Fault> {
         let seal = |master: &MasterKey| {
-            let binding = self.binding(present, master.epoch(), node, member.hsm);
+            let binding = present.binding(master.epoch(), node, member.hsm);
             master.hand_over(&member.sealing_key, &binding).map_err(|fault| {
                 let hsm = hexadecimal(&member.hsm.0);
                 stopped(&format!("no key can be sealed for HSM {hsm}, so no epoch can begin; remove it: {fault}"))
@@ -228,6 +267,9 @@ impl Epochs {
             self.propose(Action::MovePayloads { epoch: present.epoch, after: record.moved_to, through, moved });
         if step == Step::Done {
             tracing::debug!(count, through = through.0, "payloads were moved to the present epoch");
+            if is_last {
+                tracing::info!(epoch = present.epoch.0, keys = record.keys, "every key is under the present epoch");
+            }
         }
         Ok(step)
     }

@@ -34,6 +34,7 @@ pub mod peer;
 pub mod peers;
 mod place_file;
 pub mod process;
+mod recovery;
 pub mod root_of_trust;
 pub mod sandbox;
 pub mod settings;

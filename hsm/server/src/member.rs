@@ -67,6 +67,7 @@ pub struct Member {
     node: Arc<Node>,
     /// Which node of the roster this is.
     place: Place,
+    masters: Arc<Masters>,
     /// `None` in a witness, which holds no key and serves nobody.
     serving: Option<Serving>,
     doors: Mutex<Doors>,
@@ -200,10 +201,10 @@ impl Member {
         };
         if let Some(peers) = &surroundings.peers {
             let roster = roster_of(node.read().members());
-            peers.settle(Home { place, node: Arc::clone(&node), masters }, roster);
+            peers.settle(Home { place, node: Arc::clone(&node), masters: Arc::clone(&masters) }, roster);
         }
         let surroundings = Arc::clone(surroundings);
-        Ok(Self { surroundings, node, place, serving, doors: Mutex::default() })
+        Ok(Self { surroundings, node, place, masters, serving, doors: Mutex::default() })
     }
 
     /// The node, for asking and proposing.
@@ -299,6 +300,16 @@ impl Member {
     pub fn close_tls_connections(&self) {
         let Some(Serving { service, .. }) = &self.serving else { return };
         service.close_all(|facts| matches!(facts.source, Source::Network(_)));
+    }
+
+    /// The master keys that this member holds.
+    pub(crate) fn masters(&self) -> &Arc<Masters> {
+        &self.masters
+    }
+
+    /// Where it belongs.
+    pub(crate) fn place(&self) -> Place {
+        self.place
     }
 
     /// Lets nobody in any more, ends what is under way within the time for it, and closes the store.
