@@ -204,7 +204,7 @@ impl Engine {
         let boot = settings.randomness.number();
         let proposals = Arc::new(Proposals::new(node, boot, settings.propose_deadline, born));
         let applied = Arc::new(Applied::new(&progress));
-        let history = Arc::new(Mutex::new(history_of(&hsm)));
+        let history = Arc::new(Mutex::new(history_of(&hsm, node)));
         let lease = Arc::new(Lease::new(hsm.members().contains_key(&hsm_core::NodeId(node))));
         let state = Arc::new(State::new(hsm));
         let log = LogStore::new(store.clone(), node, log, vote, proposals.clone(), stamper.clone());

@@ -169,8 +169,10 @@ impl Member {
         }
         folder.remove(&folder.joining())?;
         let (node, masters) = (Arc::new(node), Masters::read(folder, &root, master)?);
-        if node.read().cluster().is_none()
-            && let Some(told) = place_file::read(folder)?
+        // A state that does not name this node is older than its admission, or newer than its removal: the others tell.
+        let here = node.status().node;
+        if !node.read().members().contains_key(&NodeId(here))
+            && let Some(told) = place_file::read(folder)?.filter(|told| told.place.node == here)
         {
             return Ok(Found::Stateless(Stateless { node, masters, effects, told }));
         }

@@ -19,13 +19,12 @@ fn recovery(machine: &Machine) -> Recovery {
     }
 }
 
-/// A cluster of three, of which the last two are gone, with what the survivor's machine needs.
-async fn lost(yard: &mut Yard) -> Machine {
-    for _ in 0..2 {
-        let (node, machine) = (yard.nodes.pop().unwrap(), yard.machines.pop().unwrap());
-        machine.stop(node).await;
-    }
-    yard.machines.pop().unwrap()
+/// Of three machines the last two are gone: the survivor's, and theirs.
+async fn lost(yard: &mut Yard) -> (Machine, [Machine; 2]) {
+    let (third, second) = (yard.machines.pop().unwrap(), yard.machines.pop().unwrap());
+    third.stop(yard.nodes.pop().unwrap()).await;
+    second.stop(yard.nodes.pop().unwrap()).await;
+    (yard.machines.pop().unwrap(), [second, third])
 }
 
 #[tokio::test(start_paused = true)]
@@ -37,7 +36,7 @@ async fn a_survivor_goes_on_alone_with_everything_that_was_acknowledged() {
     }
     yard.level().await;
     let applied = yard.nodes[0].applied();
-    let machine = lost(&mut yard).await;
+    let (machine, gone) = lost(&mut yard).await;
     let node = yard.nodes.pop().unwrap();
     // Without a majority nothing is decided: whether this one is done is unknown.
     let unknown = start(&node, version(&machine, "unknown"));
@@ -64,6 +63,7 @@ async fn a_survivor_goes_on_alone_with_everything_that_was_acknowledged() {
     assert_eq!((node.status().node, node.status().leader), (SECOND, Some(SECOND)));
     yard.nodes.push(node);
     yard.machines.push(machine);
+    yard.machines.extend(gone);
     yard.join(MemberKind::Hsm).await;
     yard.join(MemberKind::Hsm).await;
     yard.until("three vote", |yard| yard.voters().len() == 3).await;
@@ -89,7 +89,7 @@ async fn a_learner_can_be_the_survivor() {
 async fn what_cannot_be_recovered_is_left_as_it_is() {
     let mut yard = Yard::of(3).await;
     yard.level().await;
-    let machine = lost(&mut yard).await;
+    let (machine, _gone) = lost(&mut yard).await;
     machine.stop(yard.nodes.pop().unwrap()).await;
     let before = machine.id();
     let mut foreign = recovery(&machine);
@@ -107,11 +107,7 @@ async fn what_cannot_be_recovered_is_left_as_it_is() {
 async fn an_old_member_that_comes_back_is_not_heard() {
     let mut yard = Yard::of(3).await;
     yard.level().await;
-    let (gone, other) = (yard.nodes.pop().unwrap(), yard.machines.pop().unwrap());
-    other.stop(gone).await;
-    let (gone, second) = (yard.nodes.pop().unwrap(), yard.machines.pop().unwrap());
-    second.stop(gone).await;
-    let machine = yard.machines.pop().unwrap();
+    let (machine, [second, other]) = lost(&mut yard).await;
     machine.stop(yard.nodes.pop().unwrap()).await;
     let node = Node::recover_here(machine.settings(), machine.key(), recovery(&machine)).await.unwrap();
     let applied = node.applied();
