@@ -25,7 +25,8 @@ pub(crate) fn status(session: &Session<'_>) -> Result<Answer, Failure> {
     let leader = leader.map(|member| hexadecimal(&member.hsm));
     let data = json!({
         "label": hello.label, "cluster-id": hexadecimal(&hello.cluster), "leader": leader, "term": members.term,
-        "epoch": members.epoch, "applied-index": members.applied_index, "chain-hash": hexadecimal(&members.chain_hash),
+        "epoch": members.epoch, "epoch-keys": members.epoch_keys, "epoch-keys-moved": members.epoch_keys_moved,
+        "epoch-settled": members.epoch_settled, "applied-index": members.applied_index, "chain-hash": hexadecimal(&members.chain_hash),
         "snapshot-entry": members.snapshot_entry, "answered-by": hexadecimal(&members.hsm),
         "serving": serving_name(members.serving()), "isolated-milliseconds": members.isolated_milliseconds,
         "objects": info.objects, "users": info.users, "sessions": info.sessions,
@@ -38,7 +39,7 @@ pub(crate) fn status(session: &Session<'_>) -> Result<Answer, Failure> {
         ),
         fact("answered by", format!("{}, {}", hexadecimal(&members.hsm), serving_words(&members))),
         fact("log", format!("index {}, term {}", members.applied_index, members.term)),
-        fact("epoch of the master key", members.epoch.to_string()),
+        fact("epoch of the master key", epoch_words(&members)),
         fact("objects, users, sessions", format!("{}, {}, {}", info.objects, info.users, info.sessions)),
     ];
     facts.extend(policy_facts(&policy));
@@ -46,6 +47,22 @@ pub(crate) fn status(session: &Session<'_>) -> Result<Answer, Failure> {
     let rows = members.items.iter().map(|member| member_row(member, &members.hsm));
     let rows = table(&["HSM", "zone", "role", "clients, members reach it at", "version", "applied", "heard"], rows);
     Ok(Answer::new(data, format!("{facts}\n{rows}")))
+}
+
+/// Which epoch of the master key it is, and how far keys are moved to it.
+fn epoch_words(members: &wire::ListMembersReply) -> String {
+    let wire::ListMembersReply { epoch, epoch_keys, epoch_keys_moved, epoch_settled, .. } = members;
+    match epoch_settled {
+        true => epoch.to_string(),
+        false => format!("{epoch}: {} of {} keys moved", grouped(*epoch_keys_moved), grouped(*epoch_keys)),
+    }
+}
+
+/// Digits in groups of three.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let groups = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy);
+    groups.collect::<Vec<_>>().join(",")
 }
 
 /// Runs `cluster admission …`.

@@ -134,6 +134,16 @@ impl Hsm {
         self.state.epochs.get(&self.state.cluster.as_ref()?.epoch)
     }
 
+    /// Whether something may still be sealed under the epoch before the present one: a payload that was not moved, or what
+    /// a login session holds that was neither opened nor renewed since. A session that is used is renewed, and its library
+    /// gets a token of the present epoch then.
+    pub fn is_epoch_before_needed(&self) -> bool {
+        self.epoch_record().is_some_and(|record| {
+            let old = |begun_at| self.state.sessions.values().any(|session| session.renewed_at <= begun_at);
+            !record.is_settled() || old(record.begun_at)
+        })
+    }
+
     /// Token objects with a payload that have a handle above `after`, in order, at most `limit`: for moving them to another
     /// epoch.
     pub fn objects_after(&self, after: ObjectHandle, limit: usize) -> Vec<(ObjectHandle, Arc<Object>)> {

@@ -113,8 +113,7 @@ pub const ISOLATION_WINDOW_SECONDS: u32 = 60 * 60;
 /// must stay short.
 pub const MOVES_PER_COMMAND: usize = 64;
 
-/// A master key sealed for one HSM, in bytes: an HPKE encapsulated key (97 for P-384), two keys of 32 and a tag, with
-/// room.
+/// A master key sealed for one HSM, in bytes: an HPKE encapsulated key (97 for P-384), a key of 32 and a tag, with room.
 pub const SEALED_MASTER_BYTES: usize = 512;
 
 /// Name of a zone, in bytes.

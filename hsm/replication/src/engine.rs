@@ -26,6 +26,7 @@ use crate::outcome::Outcome;
 use crate::proposals::Proposals;
 use crate::proposer::{Compass, Proposer};
 use crate::pulse::{self, Vitals};
+use crate::recovery::Recovery;
 use crate::roster::Addresses;
 use crate::runtime::{Rt, wait_for_disk};
 use crate::settings::Settings;
@@ -146,6 +147,13 @@ impl Engine {
         went_on.map(|()| engine)
     }
 
+    /// Begins a new history with the store of a survivor, and goes on with it.
+    pub(crate) async fn recover(settings: Settings, key: StorageKey, recovery: Recovery) -> Result<Self, OpenFault> {
+        let faults = Arc::new(Faults::new(settings.on_fault.clone()));
+        wait_for_disk(|| recovery.rewrite(&settings, &key, &faults))?;
+        Self::open(settings, key).await
+    }
+
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
@@ -196,7 +204,7 @@ impl Engine {
         let boot = settings.randomness.number();
         let proposals = Arc::new(Proposals::new(node, boot, settings.propose_deadline, born));
         let applied = Arc::new(Applied::new(&progress));
-        let history = Arc::new(Mutex::new(history_of(&hsm)));
+        let history = Arc::new(Mutex::new(history_of(&hsm, node)));
         let lease = Arc::new(Lease::new(hsm.members().contains_key(&hsm_core::NodeId(node))));
         let state = Arc::new(State::new(hsm));
         let log = LogStore::new(store.clone(), node, log, vote, proposals.clone(), stamper.clone());

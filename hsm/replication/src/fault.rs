@@ -82,6 +82,9 @@ pub enum OpenFault {
     /// The Raft engine did not come up.
     #[error("replication did not start: {0}")]
     Engine(String),
+    /// A survivor's store was not made the beginning of a new history. Nothing was changed.
+    #[error("the cluster could not be recovered from this store: {0}")]
+    Recovery(String),
     /// The first command of a new history was refused or failed.
     #[error("the cluster could not be formed: {0}")]
     Form(String),

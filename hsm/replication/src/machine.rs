@@ -176,7 +176,9 @@ impl Machine {
 
     /// Remembers which history this is, as soon as there is one. A recovery begins another one, with another roster.
     fn learn_history(&self) {
-        *self.history.lock() = history_of(&self.state.read());
+        if let Some(history) = history_of(&self.state.read(), self.node) {
+            *self.history.lock() = Some(history);
+        }
         self.look_for_self();
     }
 

@@ -70,9 +70,11 @@ pub(crate) struct History {
     incarnation: [u8; 16],
 }
 
-/// The history that a state belongs to; `None` before there is a cluster.
-pub(crate) fn history_of(state: &Hsm) -> Option<History> {
-    let cluster = state.cluster()?;
+/// The history that a state belongs to; `None` before there is a cluster, and as long as the state does not name this node:
+/// then it is older than this node's admission, and a newcomer that goes through the log would take a history that was over
+/// by then for its own.
+pub(crate) fn history_of(state: &Hsm, node: NodeId) -> Option<History> {
+    let cluster = state.cluster().filter(|_| state.members().contains_key(&hsm_core::NodeId(node)))?;
     Some(History { cluster: cluster.cluster.0, incarnation: cluster.incarnation.0 })
 }
 

@@ -18,6 +18,7 @@ use crate::engine::{Engine, Shared};
 use crate::fault::{OpenFault, StorageFault};
 use crate::leases::Serving;
 use crate::outcome::Outcome;
+use crate::recovery::Recovery;
 use crate::settings::Settings;
 use crate::state::Reading;
 use crate::status::Status;
@@ -80,6 +81,28 @@ impl Node {
     /// Whatever is wrong with the store; nothing is repaired.
     pub fn open(settings: Settings, key: StorageKey) -> Result<Self, OpenFault> {
         Self::on_own_thread(move || Engine::open(settings, key))
+    }
+
+    /// Makes the store of a member that has stopped the beginning of a new history, whose only voter and only member it is,
+    /// under a new node id, and goes on with that. Everything in its log counts, whether the others had it or not. One
+    /// commit: after a crash the store is the old member's or the new one's. Blocks.
+    ///
+    /// # Errors
+    /// [`OpenFault::Recovery`] when the state refuses, and nothing was changed; else what [`Node::open`] says.
+    pub fn recover(settings: Settings, key: StorageKey, recovery: Recovery) -> Result<Self, OpenFault> {
+        Self::on_own_thread(move || Engine::recover(settings, key, recovery))
+    }
+
+    /// [`Node::recover`] on the runtime that the caller runs in: for simulation.
+    ///
+    /// # Errors
+    /// As [`Node::recover`].
+    pub fn recover_here(
+        settings: Settings,
+        key: StorageKey,
+        recovery: Recovery,
+    ) -> Later<'static, Result<Self, OpenFault>> {
+        Box::pin(async move { Ok(Self::around(Engine::recover(settings, key, recovery).await?)) })
     }
 
     /// [`Node::form`] on the runtime that the caller runs in: for simulation.

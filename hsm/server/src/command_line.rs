@@ -222,6 +222,14 @@ pub enum ManageCommand {
     },
     /// Leave the cluster: its other members go on, and this HSM destroys its copy of the keys and stops.
     Leave,
+    /// Go on alone when the majority of the cluster is gone for good. This HSM becomes the only member of a new history of
+    /// the cluster: all logins end, what the others acknowledged and this HSM had not heard of is lost, and the others can
+    /// never come back as the members that they were. They must be off. Refused while a majority is alive.
+    Recover {
+        /// Do not ask to type the cluster's name.
+        #[arg(long)]
+        yes: bool,
+    },
     /// Stop the HSM as SIGTERM does, and wait until it has.
     Stop,
 }

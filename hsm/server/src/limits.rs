@@ -136,6 +136,26 @@ pub const JOIN_AGAIN: Duration = Duration::from_secs(5);
 /// How often a member compares what the roster says of it with what is so.
 pub const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
 
+/// How often it is looked whether an epoch of the master key is due or over, and the longest rest between two commands that
+/// move payloads.
+pub const EPOCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Wait before a step of an epoch that came to nothing is tried again.
+pub const EPOCH_AGAIN: Duration = Duration::from_millis(200);
+
+/// Sealed payloads in one command that moves them, in bytes: the command may be longer by one of the longest payload, and
+/// must stay below what one log entry carries, with room for clients' commands beside it.
+pub const MOVE_BYTES: usize = 96 * 1024;
+
+/// How many times as long as a command that moves payloads took it is rested after it: clients have three quarters of the
+/// log.
+pub const MOVE_REST: u32 = 3;
+
+/// How long an HSM that seals or opens something waits until it has the key of an epoch that has just begun.
+pub const EPOCH_WAIT: Duration = Duration::from_secs(2);
+
+const _: () = assert!(MOVE_BYTES + 64 * 1024 <= hsm_replication::limits::ENTRY_BYTES);
+const _: () = assert!(EPOCH_AGAIN.as_nanos() < EPOCH_INTERVAL.as_nanos());
 const _: () = assert!(PEER_CONNECTIONS >= 4 * hsm_core::limits::MEMBERS as usize);
 const _: () = assert!(PEER_OPENING_REPLY_BYTES >= 29 * (hsm_core::limits::MEMBER_KEY_BYTES + 2 * 300));
 const _: () = assert!(PEER_MESSAGE >= 2 * 2 * 1024 * 1024);

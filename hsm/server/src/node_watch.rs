@@ -95,7 +95,7 @@ pub(crate) fn open_fault(folder: &DataFolder, fault: OpenFault) -> Fault {
         | OpenFault::RolledBack { .. }
         | OpenFault::Storage(_)
         | OpenFault::State(_) => Fault::Broken { file, cause, remedy: RESTORE },
-        OpenFault::Engine(_) | OpenFault::Form(_) => Fault::Stopped(cause),
+        OpenFault::Engine(_) | OpenFault::Form(_) | OpenFault::Recovery(_) => Fault::Stopped(cause),
     }
 }
 

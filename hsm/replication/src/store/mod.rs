@@ -36,8 +36,8 @@ use crate::node::AuditEntry;
 use crate::stamp::Stamped;
 use crate::store::opening::LogBounds;
 use crate::store::pending::{Changes, Pending};
-use crate::store::rows::{AUDIT, LOG, META, Progress, STATE, meta};
-use crate::types::{Vote, decode};
+use crate::store::rows::{AUDIT, FORMAT, Identity, LOG, META, Progress, STATE, meta};
+use crate::types::{NodeId, Vote, decode};
 
 /// One node's store.
 pub(crate) struct Store {
@@ -78,6 +78,8 @@ pub(crate) struct Work {
     pub(crate) stamped: Option<Stamped>,
     /// What is remembered of the other members.
     pub(crate) memories: Option<Memories>,
+    /// The node that the store belongs to from now on.
+    pub(crate) node: Option<NodeId>,
     /// Wait until the disk has it.
     pub(crate) durable: bool,
 }
@@ -196,7 +198,7 @@ impl Store {
     }
 
     /// Runs something on the database; a panic inside redb, which damaged pages can cause, becomes a fault.
-    fn with_database<T>(&self, run: impl FnOnce(&Database) -> Result<T, StorageFault>) -> Result<T, StorageFault> {
+    pub(crate) fn with_database<T>(&self, run: impl FnOnce(&Database) -> Result<T, StorageFault>) -> Result<T, StorageFault> {
         let database = self.database.read();
         let database = database.as_ref().ok_or(StorageFault::Stopped)?;
         without_panic(|| run(database))
@@ -234,6 +236,9 @@ impl Store {
         }
         if let Some(memories) = &work.memories {
             self.put_meta(&mut table, meta::MEMORIES, memories)?;
+        }
+        if let Some(node) = work.node {
+            self.put_meta(&mut table, meta::IDENTITY, &Identity { format: FORMAT, node })?;
         }
         if let Some(bounds) = &work.bounds {
             self.put_meta(&mut table, meta::BOUNDS, bounds)?;
@@ -366,7 +371,7 @@ impl Store {
     }
 }
 
-fn encode(table: &'static str, key: &[u8], value: &impl Serialize) -> Result<Vec<u8>, StorageFault> {
+pub(crate) fn encode(table: &'static str, key: &[u8], value: &impl Serialize) -> Result<Vec<u8>, StorageFault> {
     postcard::to_stdvec(value).map_err(|error| StorageFault::broken(table, key, error))
 }
 

@@ -13,11 +13,12 @@ use hsm_replication::Outcome;
 use super::barrier;
 use super::caller::{Connection, reply_message};
 use super::failure::Failure;
-use super::limits::{BUSY_RETRY, INDEX_WAIT, REMAKES};
+use super::limits::{BUSY_RETRY, EPOCH_PAUSE, INDEX_WAIT, REMAKES};
 use super::newborn;
 use super::service::Service;
 use super::workers::Workers;
 use crate::connection::late::LateReply;
+use crate::limits::EPOCH_WAIT;
 
 /// A queue or a count is full.
 const BUSY: Failure = Failure { code: ErrorCode::Busy, subject: 0, retry_after: BUSY_RETRY };
@@ -55,6 +56,31 @@ impl Call<'_> {
             return Ok(());
         }
         Err(Failure { code: ErrorCode::NotReady, subject: 0, retry_after: BUSY_RETRY })
+    }
+
+    /// Waits until this HSM has the key of the present epoch, which it opens within milliseconds after the log began it.
+    /// For threads that may wait.
+    pub(crate) fn wait_for_epoch(&self) -> Result<()> {
+        let deadline = Instant::now() + EPOCH_WAIT;
+        while !self.has_epoch() {
+            if Instant::now() >= deadline {
+                return Err(Failure { code: ErrorCode::NotReady, subject: 0, retry_after: BUSY_RETRY });
+            }
+            std::thread::sleep(EPOCH_PAUSE);
+        }
+        Ok(())
+    }
+
+    /// Whether this HSM has the key of the present epoch. Without it, what others sealed may not open here, which is not
+    /// the client's fault.
+    pub(crate) fn has_epoch(&self) -> bool {
+        let epoch = self.service.node().read().cluster().map(|cluster| cluster.epoch);
+        epoch.is_none_or(|epoch| self.service.keys().epoch() >= epoch)
+    }
+
+    /// The code for what does not open: another one while this HSM does not have the present epoch's key.
+    pub(crate) fn unless_behind(&self, code: ErrorCode) -> Failure {
+        if self.has_epoch() { code.into() } else { Failure::after(ErrorCode::NotReady, u64::from(BUSY_RETRY)) }
     }
 
     /// Whether the actor's login still stands and the cluster is in service.
@@ -261,7 +287,11 @@ impl Change {
             let applied = self.late.service.node().applied();
             return self.late.answer_by_courier(applied, Err(BUSY));
         };
-        let job = move || match (self.make)(&self.late.call()) {
+        let make = |change: &Self| {
+            let call = change.late.call();
+            call.wait_for_epoch().and_then(|()| (change.make)(&call))
+        };
+        let job = move || match make(&self) {
             Ok(Made::Action(action, then)) => self.propose(action, then),
             Ok(Made::Body(body)) => self.late.answer(Ok(body)),
             // Its first execution may have come in between.

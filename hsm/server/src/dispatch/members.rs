@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use hsm_core::{Action, AdmissionRule, ClusterPolicy, HsmId, MemberKind, MemberRecord, NodeId, Request};
+use hsm_core::{Action, AdmissionRule, ClusterPolicy, EpochRecord, HsmId, MemberKind, MemberRecord, NodeId, Request};
 use hsm_protocol::wire::reply::Body;
 use hsm_protocol::{ErrorCode, wire};
 use hsm_replication::limits::ALIVE;
@@ -69,6 +69,7 @@ pub(super) fn list(call: &Call<'_>) -> Result<Answered> {
     state.needs(&call.actor, Request::ShowCluster)?;
     let Some(cluster) = state.cluster() else { return Err(ErrorCode::NotReady.into()) };
     let (state_of_serving, isolated_milliseconds) = serving(status.serving);
+    let record = state.epoch_record();
     let reply = wire::ListMembersReply {
         items: state.members().iter().map(|(&node, member)| describe(node, member, &status)).collect(),
         hsm: call.service.hsm().to_vec(),
@@ -79,6 +80,9 @@ pub(super) fn list(call: &Call<'_>) -> Result<Answered> {
         serving: state_of_serving as i32,
         isolated_milliseconds,
         snapshot_entry: status.snapshot_entry,
+        epoch_keys: record.map_or(0, |record| record.keys),
+        epoch_keys_moved: record.map_or(0, |record| record.moved),
+        epoch_settled: record.is_none_or(EpochRecord::is_settled),
     };
     Ok(Answered::Now(Body::ListMembers(reply)))
 }

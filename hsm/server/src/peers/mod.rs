@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hsm_core::{HsmId, MemberRecord, NodeId};
-use hsm_crypto::{MasterKey, Module};
+use hsm_crypto::Module;
 use hsm_protocol::peer::{Opening, opening};
 use hsm_replication::Node;
 use hsm_replication::network::{Answer, Network, PeerFault};
@@ -35,6 +35,7 @@ pub use newcomer::Admission;
 use crate::exit::Fault;
 use crate::identity::Identity;
 use crate::limits;
+use crate::masters::Masters;
 use crate::member::stopped;
 use crate::settings::PeerSettings;
 use crate::unix_socket::listen;
@@ -79,8 +80,8 @@ pub struct Home {
     pub place: Place,
     /// Its node.
     pub node: Arc<Node>,
-    /// The cluster master key, to be handed to newcomers; a witness's holds none.
-    pub master: Arc<MasterKey>,
+    /// The cluster master keys, to be handed to newcomers; a witness's holds none.
+    pub masters: Arc<Masters>,
 }
 
 /// What the process must know.

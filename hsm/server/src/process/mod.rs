@@ -165,7 +165,7 @@ impl Process {
                         close_at.extend(CLOSE_AFTER.map(|after| Instant::now() + after));
                     }
                 }
-                Ok(Event::EpochBegan) => tracing::info!("the cluster master key has a new epoch"),
+                Ok(Event::EpochBegan) => self.member().iter().for_each(|member| member.look_at_epochs()),
                 Ok(Event::RosterChanged) => self.follow_roster()?,
                 Ok(Event::Peer(event)) => self.hear(&event)?,
                 Ok(Event::Left | Event::Standing(Standing::Removed)) if self.member().is_some() => {

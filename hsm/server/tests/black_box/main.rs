@@ -6,10 +6,12 @@
 mod ceremony;
 mod client_certificates;
 mod cluster;
+mod epochs;
 mod health;
 mod management;
 mod peers;
 mod process;
+mod recovery;
 mod sandbox;
 mod stranger;
 mod support;
