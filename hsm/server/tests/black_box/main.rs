@@ -6,11 +6,16 @@
 mod ceremony;
 mod client_certificates;
 mod cluster;
+mod guesses;
 mod health;
+mod isolation;
+mod largest;
 mod management;
 mod peers;
+mod power;
 mod process;
 mod sandbox;
+mod several;
 mod stranger;
 mod support;
 mod tls;
