@@ -7,9 +7,14 @@ use std::time::Duration;
 use hsm_client::{Cluster as Client, Login};
 use hsm_protocol::wire::{self, ObjectReference, reply, request};
 
-use crate::several::{Cluster, eventually, log_in, make_pair, sign, sign_in_the_end, try_make_secret_key};
+use crate::several::{Cluster, eventually, log_in, make_pair, sign, sign_in_the_end, try_make_secret_key, within};
 
 const CALL: Duration = Duration::from_secs(20);
+
+/// Longest time until the witness leads, or hands over. Mostly some seconds; half a minute and more when the HSM's node id is
+/// the higher one, because each of the two then outbids the other in turn until chance ends it. Open: see
+/// `docs/verification.md`.
+const ELECTION: Duration = Duration::from_secs(120);
 
 /// How long keys are made before the power goes, in the midst of it.
 const LOAD: Duration = Duration::from_secs(1);
@@ -86,11 +91,13 @@ fn what_the_witness_shared_with_a_dead_hsm_alone_reaches_the_other_one_and_writi
     cluster.hsms[leader].kill();
     cluster.hsms[other].restart();
     // The other one lacks the entry, so only the witness can be elected first; it must not keep the lead.
-    eventually("the key that it had not heard of", || sign(&second, &login, &key).is_ok());
+    within(ELECTION, "the key that it had not heard of", || sign(&second, &login, &key).is_ok());
     let (_, another) = make_pair(&second, &login);
     sign_in_the_end(&second, &login, &another);
-    eventually("that the witness hands over", || cluster.hsms[2].log().contains("the witness hands the lead over"));
-    eventually("that the HSM leads", || cluster.leader(other) == Some(other));
+    within(ELECTION, "that the witness hands over", || {
+        cluster.hsms[2].log().contains("the witness hands the lead over")
+    });
+    within(ELECTION, "that the HSM leads", || cluster.leader(other) == Some(other));
     cluster.hsms[leader].restart();
     cluster.are_equal(&[0, 1]);
 }

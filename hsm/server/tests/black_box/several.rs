@@ -176,10 +176,14 @@ impl Drop for Cluster {
     }
 }
 
-pub(crate) fn eventually(what: &str, mut so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+pub(crate) fn eventually(what: &str, so: impl FnMut() -> bool) {
+    within(PATIENCE, what, so);
+}
+
+pub(crate) fn within(patience: Duration, what: &str, mut so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + patience;
     while !so() {
-        assert!(Instant::now() < deadline, "{what} did not happen in {PATIENCE:?}");
+        assert!(Instant::now() < deadline, "{what} did not happen in {patience:?}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
