@@ -14,8 +14,8 @@ use std::time::Instant;
 
 use hsm_core::command::{EpochStart, MovedPayload, Origin};
 use hsm_core::{
-    Action, ClusterId, Epoch, EpochRecord, Hsm, HsmId, Incarnation, MemberKind, MemberRecord, NodeId, Object, ObjectHandle,
-    SealedMaster,
+    Action, ClusterId, Epoch, EpochRecord, Hsm, HsmId, Incarnation, MemberKind, MemberRecord, NodeId, Object,
+    ObjectHandle, SealedMaster,
 };
 use hsm_crypto::{ClusterKeys, Handover, KeyRing, MasterKey, SealBroken};
 use hsm_replication::{Node, Outcome};
@@ -263,8 +263,7 @@ impl Epochs {
             _ => ObjectHandle(record.end.0.saturating_sub(1)),
         };
         let count = moved.len();
-        let step =
-            self.propose(Action::MovePayloads { epoch: present.epoch, after: record.moved_to, through, moved });
+        let step = self.propose(Action::MovePayloads { epoch: present.epoch, after: record.moved_to, through, moved });
         if step == Step::Done {
             tracing::debug!(count, through = through.0, "payloads were moved to the present epoch");
             if is_last {

@@ -1,164 +1,10 @@
 //! Several HSMs that are one cluster: joining, using, losing, removing, coming back.
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
-
-use hsm_client::{Cluster as Client, ClusterConfiguration, Login};
-use hsm_protocol::wire::{self, ObjectReference, reply, request};
-use hsm_protocol::{AttributeKind, Mechanism, MechanismKind, Operation, Role, Template, convert};
+use std::time::Duration;
 
 use crate::peers::free_address;
-use crate::support::{Running, folder};
-
-pub(crate) const ADMIN: &[u8] = b"admin password";
-pub(crate) const USER: &[u8] = b"user password";
-
-/// DER of the object identifier of P-256.
-const P256: &[u8] = &[0x06, 0x08, 0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x03, 0x01, 0x07];
-
-/// Longest wait for what a cluster does by itself.
-const PATIENCE: Duration = Duration::from_secs(40);
-
-/// HSMs of one installation, each with a peer address.
-pub(crate) struct Cluster {
-    installation: tempfile::TempDir,
-    pub(crate) addresses: Vec<SocketAddr>,
-    pub(crate) hsms: Vec<Running>,
-}
-
-impl Cluster {
-    /// Starts so many HSMs, none of which belongs to a cluster.
-    fn blank(count: usize) -> Self {
-        let addresses: Vec<_> = (0..count + 2).map(|_| free_address()).collect();
-        let mut cluster = Self { installation: folder(), addresses, hsms: Vec::new() };
-        (0..count).for_each(|_| cluster.start(&[]));
-        cluster
-    }
-
-    /// A cluster of so many HSMs in zones of their own, initialised.
-    pub(crate) fn of(count: usize) -> Self {
-        let cluster = Self::blank(count);
-        cluster.hsms[0].initialise();
-        (1..count).for_each(|at| cluster.join(at));
-        // An even number of voters would only add to what must not fail.
-        let voters = [1, 1, 1, 3, 3].get(count).copied().unwrap_or(5);
-        eventually("that members vote", || cluster.voters(0) == voters);
-        cluster
-    }
-
-    /// Starts one more HSM.
-    pub(crate) fn start(&mut self, extra: &[&str]) {
-        let at = self.hsms.len();
-        let ports: Vec<_> = self.addresses.iter().map(|address| address.port().to_string()).collect();
-        let (address, zone) = (self.addresses[at].to_string(), format!("zone-{at}"));
-        let (installation, ports) = (self.installation.path().join("shared").display().to_string(), ports.join(","));
-        let mut words = vec!["--installation", &installation, "--peer-listen", &address, "--peer-ports", &ports];
-        words.extend(["--zone", &zone]);
-        words.extend(extra);
-        self.hsms.push(Running::start(&words));
-    }
-
-    pub(crate) fn join(&self, at: usize) {
-        let joined = self.hsms[at].managed(&["join", "--member", &self.addresses[0].to_string()]);
-        assert_eq!(joined["joining"], "", "{joined}");
-    }
-
-    /// A client that knows this HSM only.
-    pub(crate) fn client(&self, at: usize) -> Client {
-        let mut configuration = ClusterConfiguration::new("test");
-        eventually("a client's address", || self.hsms[at].status()["client_address"] != "");
-        configuration.addresses = vec![self.hsms[at].status()["client_address"].as_str().unwrap().to_owned()];
-        configuration.trust_anchor = Some(self.hsms[0].path("customerCA.crt"));
-        configuration.call_timeout = Duration::from_secs(20);
-        Client::new(configuration)
-    }
-
-    /// Activates and makes a crypto user, through this HSM.
-    pub(crate) fn activate(&self, at: usize) {
-        let activation = self.hsms[at].status()["activation_password"].as_str().unwrap().to_owned();
-        let client = self.client(at);
-        client.activate(activation.as_bytes(), ADMIN).unwrap();
-        let login = client.log_in("admin", Role::Admin, ADMIN).unwrap();
-        client.create_user(&login, "app", Role::CryptoUser, USER).unwrap();
-    }
-
-    /// Names of the members as this HSM sees them.
-    pub(crate) fn voters(&self, at: usize) -> usize {
-        let status = self.hsms[at].status();
-        status["members"].as_array().unwrap().iter().filter(|member| member["votes"] == true).count()
-    }
-
-    pub(crate) fn members(&self, at: usize) -> BTreeSet<String> {
-        let status = self.hsms[at].status();
-        status["members"].as_array().unwrap().iter().map(|member| member["hsm"].to_string()).collect()
-    }
-}
-
-/// What the HSMs logged, when a test fails.
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.hsms.iter().enumerate().for_each(|(at, hsm)| eprintln!("--- log of HSM {at}\n{}", hsm.log()));
-        }
-    }
-}
-
-pub(crate) fn eventually(what: &str, mut so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !so() {
-        assert!(Instant::now() < deadline, "{what} did not happen in {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
-pub(crate) fn log_in(client: &Client) -> Login {
-    let mut login = client.log_in("app", Role::CryptoUser, USER);
-    let deadline = Instant::now() + PATIENCE;
-    while login.is_err() && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(100));
-        login = client.log_in("app", Role::CryptoUser, USER);
-    }
-    login.unwrap()
-}
-
-/// A P-256 pair on the token: public half, private half.
-pub(crate) fn make_pair(client: &Client, login: &Login) -> (ObjectReference, ObjectReference) {
-    let named = || Template::new().with_flag(AttributeKind::Token, true);
-    let public = named().with_flag(AttributeKind::Verify, true).with_octets(AttributeKind::EcParams, P256);
-    let private = named().with_flag(AttributeKind::Sign, true);
-    let made = client.change(Some(login), &|_| {
-        request::Body::GenerateKeyPair(wire::GenerateKeyPair {
-            mechanism: Some(convert::mechanism_message(&Mechanism::plain(MechanismKind::EC_KEY_PAIR_GEN))),
-            public_template: Some(convert::template_message(&public)),
-            private_template: Some(convert::template_message(&private)),
-        })
-    });
-    let reply::Body::Objects(objects) = made.unwrap() else { panic!("no objects") };
-    let mut references = objects.items.into_iter().map(|item| item.reference.unwrap());
-    (references.next().unwrap(), references.next().unwrap())
-}
-
-pub(crate) fn sign(client: &Client, login: &Login, key: &ObjectReference) -> Result<Vec<u8>, hsm_client::CallError> {
-    let operate = |_| {
-        request::Body::Operate(wire::Operate {
-            operation: Operation::Sign as u32,
-            key: Some(key.clone()),
-            mechanism: Some(convert::mechanism_message(&Mechanism::plain(MechanismKind::ECDSA_SHA256))),
-            data: b"message".to_vec(),
-            ..wire::Operate::default()
-        })
-    };
-    client.call(Some(login), &operate).map(|body| match body {
-        reply::Body::Bytes(reply) => reply.data,
-        _ => panic!("no octets"),
-    })
-}
-
-/// Signs as soon as the HSM has the key.
-pub(crate) fn sign_in_the_end(client: &Client, login: &Login, key: &ObjectReference) {
-    eventually("a signature", || sign(client, login, key).is_ok());
-}
+use crate::several::{Cluster, copy, eventually, log_in, make_pair, sign_in_the_end};
+use crate::support::{Running, folder, replace};
 
 #[test]
 fn three_hsms_are_one_cluster_and_a_key_made_through_one_signs_on_another() {
@@ -209,7 +55,7 @@ fn an_hsm_of_another_installation_is_refused_and_told_why() {
     let said = stranger.refused(&["join", "--member", &cluster.addresses[0].to_string()]);
     assert!(said.contains("another installation") && said.contains("--installation"), "{said}");
     // The newcomer refuses the member as much as the member would refuse it, so the member never sees its name.
-    assert!(cluster.hsms[0].log().contains("UnknownCA"), "{}", cluster.hsms[0].log());
+    eventually("that the member refuses it too", || cluster.hsms[0].log().contains("UnknownCA"));
     assert_eq!(cluster.members(0).len(), 1);
 }
 
@@ -284,11 +130,6 @@ fn removed_while_away(end: impl FnOnce(&mut Running)) {
     assert!(!cluster.hsms[2].path("data/master.seal").exists());
     let name = cluster.hsms[2].log();
     assert!(name.contains("no member of the cluster any more"), "{name}");
-}
-
-pub(crate) fn copy(from: &std::path::Path, to: &std::path::Path) {
-    let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
-    assert!(copied.success());
 }
 
 #[test]
@@ -419,7 +260,9 @@ fn two_processes_with_one_identity_do_not_both_take_part() {
     cluster.hsms[2].restart();
     eventually("the return", || cluster.members(2).len() == 3);
     std::thread::sleep(Duration::from_secs(3));
-    let words = cluster.hsms[2].words_with("--peer-listen", &cluster.addresses[4].to_string());
+    let mut words = cluster.hsms[2].words_with("--peer-listen", &cluster.addresses[4].to_string());
+    replace(&mut words, "--unix-socket", &twin.path().join("clients").display().to_string());
+    replace(&mut words, "--listen", "127.0.0.1:0");
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let second = Running::start_in(twin, &words);
     eventually("the refusal", || cluster.hsms[0].log().contains("another process with the same identity"));

@@ -11,7 +11,7 @@ use hsm_protocol::wire::{self, ObjectReference, request};
 use hsm_protocol::{AttributeKind, KeyType, Mechanism, MechanismKind, Role, Template, convert};
 use hsm_replication::{Node, Settings};
 
-use crate::cluster::{ADMIN, Cluster, copy, eventually, log_in, make_pair, sign, sign_in_the_end};
+use crate::several::{ADMIN, Cluster, copy, eventually, log_in, make_pair, sign, sign_in_the_end};
 
 /// Keys whose moving takes long enough to kill somebody meanwhile: it goes at some thousands a second.
 const MANY: usize = 10_000;

@@ -1,7 +1,8 @@
 //! The port for other HSMs: who may speak there, and what hostile ones get.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use hsm_protocol::ErrorCode;
@@ -25,9 +26,21 @@ const MALFORMED: u32 = 10;
 const TOO_LONG: u32 = 11;
 const LOG: u32 = 12;
 
-/// A loopback address that nobody uses now.
+/// Port of every HSM of these tests for other HSMs.
+const PORT: u16 = 2224;
+
+/// A loopback address that nobody else uses: of this process, and the next one in it. A port that the system chose could be
+/// given to somebody else before the HSM has it.
 pub(crate) fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    static NEXT: AtomicU16 = AtomicU16::new(1);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    loop {
+        let [_, last] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        let address = SocketAddr::from((Ipv4Addr::new(127, 64 + high % 64, low, last), PORT));
+        if last > 0 && TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
 }
 
 fn start() -> (Running, SocketAddr) {

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use crate::cluster::{Cluster, eventually, log_in, make_pair, sign, sign_in_the_end};
+use crate::several::{Cluster, eventually, log_in, make_pair, sign, sign_in_the_end};
 use crate::support::{PROGRAM, Running};
 
 /// `manage recover` with this line on its standard input.

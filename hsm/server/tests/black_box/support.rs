@@ -24,12 +24,16 @@ pub(crate) fn folder() -> TempDir {
     tempfile::Builder::new().prefix("kh").tempdir().expect("a folder")
 }
 
-/// `serve` on the folder `data` in this one, with these further arguments; standard error goes to the file `log`.
+/// `serve` on the folder `data` in this one, with these further arguments, at any free address when
+/// they name none; standard error goes to the file `log`.
 pub(crate) fn serve_command(folder: &Path, extra: &[&str]) -> Command {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).expect("a log");
     let mut command = Command::new(PROGRAM);
+    let listen = if extra.contains(&"--listen") { &[][..] } else { &["--listen", "127.0.0.1:0"] };
     command
-        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg("serve")
+        .args(listen)
+        .arg("--data-dir")
         .arg(folder.join("data"))
         .args(extra)
         .stdin(Stdio::null())
@@ -50,7 +54,7 @@ impl Running {
         running
     }
 
-    fn wait_until_it_answers(&mut self) {
+    pub(crate) fn wait_until_it_answers(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().expect("a child") {
@@ -88,14 +92,13 @@ impl Running {
     /// Its further arguments with another value for this one.
     pub(crate) fn words_with(&self, name: &str, value: &str) -> Vec<String> {
         let mut words = self.extra.clone();
-        let at = words.iter().position(|word| word == name).expect("an argument");
-        value.clone_into(&mut words[at + 1]);
+        replace(&mut words, name, value);
         words
     }
 
     /// Gives it another value for this argument from the next start on.
     pub(crate) fn replace_argument(&mut self, name: &str, value: &str) {
-        self.extra = self.words_with(name, value);
+        replace(&mut self.extra, name, value);
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -134,9 +137,23 @@ impl Running {
     }
 
     pub(crate) fn terminate(&mut self) -> ExitStatus {
-        let process = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(process, rustix::process::Signal::TERM).expect("a signal");
+        self.signal(rustix::process::Signal::TERM);
         self.wait()
+    }
+
+    /// Stops it where it is, as a host does that hangs: its connections stay, and nobody answers on them.
+    pub(crate) fn freeze(&self) {
+        self.signal(rustix::process::Signal::STOP);
+    }
+
+    /// Lets it go on after [`Self::freeze`].
+    pub(crate) fn thaw(&self) {
+        self.signal(rustix::process::Signal::CONT);
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let process = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(process, signal).expect("a signal");
     }
 
     pub(crate) fn wait(&mut self) -> ExitStatus {
@@ -195,6 +212,12 @@ impl Drop for Running {
             self.kill();
         }
     }
+}
+
+/// Gives another value to an argument.
+pub(crate) fn replace(words: &mut [String], name: &str, value: &str) {
+    let at = words.iter().position(|word| word == name).expect("an argument");
+    value.clone_into(&mut words[at + 1]);
 }
 
 /// Waits for the end of a process, not for ever.
