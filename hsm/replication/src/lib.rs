@@ -51,6 +51,7 @@ mod status;
 mod store;
 mod supervisor;
 mod types;
+pub mod versions;
 mod voters;
 mod witness;
 

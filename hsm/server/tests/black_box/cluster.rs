@@ -11,7 +11,7 @@ use hsm_protocol::{AttributeKind, Mechanism, MechanismKind, Operation, Role, Tem
 use crate::peers::free_address;
 use crate::support::{Running, folder};
 
-const ADMIN: &[u8] = b"admin password";
+pub(crate) const ADMIN: &[u8] = b"admin password";
 const USER: &[u8] = b"user password";
 
 /// DER of the object identifier of P-256.
@@ -21,34 +21,40 @@ const P256: &[u8] = &[0x06, 0x08, 0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x03, 0x01, 0x07
 const PATIENCE: Duration = Duration::from_secs(40);
 
 /// HSMs of one installation, each with a peer address.
-struct Cluster {
+pub(crate) struct Cluster {
     installation: tempfile::TempDir,
-    addresses: Vec<SocketAddr>,
-    hsms: Vec<Running>,
+    pub(crate) addresses: Vec<SocketAddr>,
+    pub(crate) hsms: Vec<Running>,
 }
 
 impl Cluster {
     /// Starts so many HSMs, none of which belongs to a cluster.
-    fn blank(count: usize) -> Self {
-        let addresses: Vec<_> = (0..count + 2).map(|_| free_address()).collect();
+    pub(crate) fn blank(count: usize) -> Self {
+        let addresses: Vec<_> = (0..count.max(3) + 2).map(|_| free_address()).collect();
         let mut cluster = Self { installation: folder(), addresses, hsms: Vec::new() };
         (0..count).for_each(|_| cluster.start(&[]));
         cluster
     }
 
     /// A cluster of so many HSMs in zones of their own, initialised.
-    fn of(count: usize) -> Self {
+    pub(crate) fn of(count: usize) -> Self {
         let cluster = Self::blank(count);
-        cluster.hsms[0].initialise();
-        (1..count).for_each(|at| cluster.join(at));
-        // One of two does not vote: it would only add to what must not fail.
-        let voters = if count < 3 { 1 } else { count };
-        eventually("that members vote", || cluster.voters(0) == voters);
+        cluster.unite();
         cluster
     }
 
+    /// Makes one initialised cluster of the HSMs that run.
+    pub(crate) fn unite(&self) {
+        let count = self.hsms.len();
+        self.hsms[0].initialise();
+        (1..count).for_each(|at| self.join(at));
+        // One of two does not vote: it would only add to what must not fail.
+        let voters = if count < 3 { 1 } else { count };
+        eventually("that members vote", || self.voters(0) == voters);
+    }
+
     /// Starts one more HSM.
-    fn start(&mut self, extra: &[&str]) {
+    pub(crate) fn start(&mut self, extra: &[&str]) {
         let at = self.hsms.len();
         let ports: Vec<_> = self.addresses.iter().map(|address| address.port().to_string()).collect();
         let (address, zone) = (self.addresses[at].to_string(), format!("zone-{at}"));
@@ -59,23 +65,27 @@ impl Cluster {
         self.hsms.push(Running::start(&words));
     }
 
-    fn join(&self, at: usize) {
+    pub(crate) fn join(&self, at: usize) {
         let joined = self.hsms[at].managed(&["join", "--member", &self.addresses[0].to_string()]);
         assert_eq!(joined["joining"], "", "{joined}");
     }
 
     /// A client that knows this HSM only.
-    fn client(&self, at: usize) -> Client {
+    pub(crate) fn client(&self, at: usize) -> Client {
+        Client::new(self.configuration(at))
+    }
+
+    pub(crate) fn configuration(&self, at: usize) -> ClusterConfiguration {
         let mut configuration = ClusterConfiguration::new("test");
         eventually("a client's address", || self.hsms[at].status()["client_address"] != "");
         configuration.addresses = vec![self.hsms[at].status()["client_address"].as_str().unwrap().to_owned()];
         configuration.trust_anchor = Some(self.hsms[0].path("customerCA.crt"));
         configuration.call_timeout = Duration::from_secs(20);
-        Client::new(configuration)
+        configuration
     }
 
     /// Activates and makes a crypto user, through this HSM.
-    fn activate(&self, at: usize) {
+    pub(crate) fn activate(&self, at: usize) {
         let activation = self.hsms[at].status()["activation_password"].as_str().unwrap().to_owned();
         let client = self.client(at);
         client.activate(activation.as_bytes(), ADMIN).unwrap();
@@ -84,12 +94,12 @@ impl Cluster {
     }
 
     /// Names of the members as this HSM sees them.
-    fn voters(&self, at: usize) -> usize {
+    pub(crate) fn voters(&self, at: usize) -> usize {
         let status = self.hsms[at].status();
         status["members"].as_array().unwrap().iter().filter(|member| member["votes"] == true).count()
     }
 
-    fn members(&self, at: usize) -> BTreeSet<String> {
+    pub(crate) fn members(&self, at: usize) -> BTreeSet<String> {
         let status = self.hsms[at].status();
         status["members"].as_array().unwrap().iter().map(|member| member["hsm"].to_string()).collect()
     }
@@ -104,7 +114,7 @@ impl Drop for Cluster {
     }
 }
 
-fn eventually(what: &str, mut so: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !so() {
         assert!(Instant::now() < deadline, "{what} did not happen in {PATIENCE:?}");
@@ -112,7 +122,7 @@ fn eventually(what: &str, mut so: impl FnMut() -> bool) {
     }
 }
 
-fn log_in(client: &Client) -> Login {
+pub(crate) fn log_in(client: &Client) -> Login {
     let mut login = client.log_in("app", Role::CryptoUser, USER);
     let deadline = Instant::now() + PATIENCE;
     while login.is_err() && Instant::now() < deadline {
@@ -123,7 +133,7 @@ fn log_in(client: &Client) -> Login {
 }
 
 /// A P-256 pair on the token: public half, private half.
-fn make_pair(client: &Client, login: &Login) -> (ObjectReference, ObjectReference) {
+pub(crate) fn make_pair(client: &Client, login: &Login) -> (ObjectReference, ObjectReference) {
     let named = || Template::new().with_flag(AttributeKind::Token, true);
     let public = named().with_flag(AttributeKind::Verify, true).with_octets(AttributeKind::EcParams, P256);
     let private = named().with_flag(AttributeKind::Sign, true);
@@ -139,7 +149,7 @@ fn make_pair(client: &Client, login: &Login) -> (ObjectReference, ObjectReferenc
     (references.next().unwrap(), references.next().unwrap())
 }
 
-fn sign(client: &Client, login: &Login, key: &ObjectReference) -> Result<Vec<u8>, hsm_client::CallError> {
+pub(crate) fn sign(client: &Client, login: &Login, key: &ObjectReference) -> Result<Vec<u8>, hsm_client::CallError> {
     let operate = |_| {
         request::Body::Operate(wire::Operate {
             operation: Operation::Sign as u32,
@@ -156,7 +166,7 @@ fn sign(client: &Client, login: &Login, key: &ObjectReference) -> Result<Vec<u8>
 }
 
 /// Signs as soon as the HSM has the key.
-fn sign_in_the_end(client: &Client, login: &Login, key: &ObjectReference) {
+pub(crate) fn sign_in_the_end(client: &Client, login: &Login, key: &ObjectReference) {
     eventually("a signature", || sign(client, login, key).is_ok());
 }
 

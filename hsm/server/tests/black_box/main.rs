@@ -8,6 +8,7 @@ mod client_certificates;
 mod cluster;
 mod health;
 mod management;
+mod observability;
 mod peers;
 mod process;
 mod sandbox;
