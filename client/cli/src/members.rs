@@ -30,6 +30,7 @@ pub(crate) fn status(session: &Session<'_>) -> Result<Answer, Failure> {
         "snapshot-entry": members.snapshot_entry, "answered-by": hexadecimal(&members.hsm),
         "serving": serving_name(members.serving()), "isolated-milliseconds": members.isolated_milliseconds,
         "objects": info.objects, "users": info.users, "sessions": info.sessions,
+        "rates": members.rates.iter().map(|rate| rate_data(rate, members.rates_milliseconds)).collect::<Vec<_>>(),
         "hsms": members.items.iter().map(member_data).collect::<Vec<_>>(), "policy": policy_data(&policy),
     });
     let mut facts = vec![
@@ -46,7 +47,41 @@ pub(crate) fn status(session: &Session<'_>) -> Result<Answer, Failure> {
     let facts = table(&["cluster", &hello.label], facts);
     let rows = members.items.iter().map(|member| member_row(member, &members.hsm));
     let rows = table(&["HSM", "zone", "role", "clients, members reach it at", "version", "applied", "heard"], rows);
-    Ok(Answer::new(data, format!("{facts}\n{rows}")))
+    Ok(Answer::new(data, format!("{facts}\n{rows}\n{}", rates_table(&members))))
+}
+
+/// What the HSM that answers did during the last minute.
+fn rates_table(members: &wire::ListMembersReply) -> String {
+    let over = members.rates_milliseconds;
+    let heading = format!("served here in the last {} s", over / 1_000);
+    let rows = members.rates.iter().map(|rate| {
+        vec![
+            rate.operation.clone(),
+            per_second(rate.count, over),
+            rate.failures.to_string(),
+            milliseconds(rate.median_microseconds),
+            milliseconds(rate.ninety_ninth_microseconds),
+        ]
+    });
+    table(&[&heading, "a second", "not done", "half within", "99 of 100 within"], rows)
+}
+
+fn rate_data(rate: &wire::OperationRate, over: u64) -> Value {
+    json!({
+        "operation": rate.operation, "count": rate.count, "failures": rate.failures, "milliseconds": over,
+        "median-microseconds": rate.median_microseconds,
+        "ninety-ninth-percentile-microseconds": rate.ninety_ninth_microseconds,
+    })
+}
+
+/// With one decimal.
+fn per_second(count: u64, over_milliseconds: u64) -> String {
+    let tenths = count.saturating_mul(10_000) / over_milliseconds.max(1);
+    format!("{}.{}", tenths / 10, tenths % 10)
+}
+
+fn milliseconds(microseconds: u64) -> String {
+    format!("{}.{:03} ms", microseconds / 1_000, microseconds % 1_000)
 }
 
 /// Which epoch of the master key it is, and how far keys are moved to it.
@@ -303,6 +338,23 @@ mod tests {
         assert_eq!(window_words(0), "an HSM that hears from no majority uses no key");
         assert!(window_words(3_600).ends_with("for 1 hour") && window_words(5_400).ends_with("for 90 minutes"));
         assert!(window_words(61).ends_with("for 61 seconds") && window_words(604_800).ends_with("for 7 days"));
+    }
+
+    #[test]
+    fn rates_are_told_by_the_second_and_in_milliseconds() {
+        let rate = |operation: &str, count| wire::OperationRate {
+            operation: operation.to_owned(),
+            count,
+            failures: 2,
+            median_microseconds: 15,
+            ninety_ninth_microseconds: 2_040,
+        };
+        let (rates, rates_milliseconds) = (vec![rate("sign", 90_000), rate("login", 1)], 60_000);
+        let shown = rates_table(&wire::ListMembersReply { rates, rates_milliseconds, ..Default::default() });
+        for part in ["last 60 s", "1500.0", "0.015 ms", "2.040 ms"] {
+            assert!(shown.contains(part), "{part}\n{shown}");
+        }
+        assert_eq!((per_second(1, 60_000), per_second(5, 0)), ("0.0".to_owned(), "50000.0".to_owned()));
     }
 
     #[test]

@@ -3,6 +3,10 @@
 
 use std::time::Duration;
 
+/// A call that takes longer is in the log by itself, unless it makes an RSA key: five times what leaving a dead HSM may
+/// cost, and ten times a login.
+pub(crate) const SLOW_CALL: Duration = Duration::from_millis(2500);
+
 /// Silence on a connection that owes an answer after which its HSM is asked for a sign of life on another connection.
 /// With [`PROBE`] it bounds how long a dead HSM is waited for; shorter, and every slow signature would cost a handshake.
 pub(crate) const HEDGE: Duration = Duration::from_millis(150);

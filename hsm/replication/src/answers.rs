@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hsm_protocol::ErrorCode;
+use hsm_protocol::trace::{TARGET, Trace};
 use openraft::ServerState;
 
 use crate::engine::Shared;
@@ -14,6 +15,19 @@ use crate::network::{Ask, Message, Told};
 use crate::runtime::wait_for_disk;
 use crate::store::snapshot::{Received, SnapshotData};
 use crate::types::{NodeId, Part, Snapshot, decode};
+
+/// The leader's line of a call that another member serves.
+fn log_forwarded(from: NodeId, term: u64, traces: &[u64], told: &Told) {
+    let outcome = match told {
+        Told::Proposed => "in the log",
+        Told::NotProposed(_) => "not in the log",
+        _ => "not known",
+    };
+    for &trace in traces.iter().filter(|&&trace| trace != 0).take(limits::ENTRY_COMMANDS) {
+        let trace = Trace(trace);
+        tracing::debug!(target: TARGET, %trace, from = format!("{from:x}"), term, outcome, "forwarded to this leader");
+    }
+}
 
 impl Shared {
     /// Answers one message. May be called on any thread.
@@ -51,6 +65,11 @@ impl Shared {
             // What follows is for members alone.
             _ if !self.is_member(from) => Told::Apart,
             Ask::Propose { term, part } => self.take_part(term, part).await,
+            Ask::ProposeTraced { term, part, traces } => {
+                let told = self.take_part(term, part).await;
+                log_forwarded(from, term, &traces, &told);
+                told
+            }
             Ask::Lease { applied } => {
                 Told::Lease(self.errands.run(self.clone().grant_lease(from, applied)).await.unwrap_or(false))
             }

@@ -9,6 +9,7 @@ use hsm_core::Action;
 use hsm_core::command::{Form, Origin};
 use hsm_crypto::StorageKey;
 use hsm_protocol::ErrorCode;
+use hsm_protocol::trace::Trace;
 use openraft::error::{Fatal as RaftFatal, InitializeError, RaftError};
 use openraft::{AsyncRuntime, Config, ServerState, SnapshotPolicy};
 use parking_lot::Mutex;
@@ -303,7 +304,7 @@ impl Engine {
         };
         let origin = Origin { session: None, sequence: 0, lowest_unanswered: 0 };
         form.node = hsm_core::NodeId(*node);
-        proposals.propose(origin, Action::Form(form), Box::new(done));
+        proposals.propose(Trace::default(), origin, Action::Form(form), Box::new(done));
         match receiver.await {
             Ok(Outcome::Done { result: Ok(_), .. }) => Ok(()),
             Ok(outcome) => {

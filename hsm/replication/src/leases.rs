@@ -89,6 +89,11 @@ impl Lease {
     pub(crate) fn until(&self) -> u64 {
         self.until.load(Ordering::SeqCst)
     }
+
+    /// What is left of it, in milliseconds; `None` when it never ends.
+    pub(crate) fn left(&self, now: u64) -> Option<u64> {
+        Some(self.until()).filter(|&until| until != ALWAYS).map(|until| until.saturating_sub(now))
+    }
 }
 
 /// What the leader knows of the others' leases.

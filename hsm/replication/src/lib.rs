@@ -52,6 +52,7 @@ mod status;
 mod store;
 mod supervisor;
 mod types;
+pub mod versions;
 mod voters;
 mod witness;
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use hsm_core::{Hsm, Index};
 use hsm_protocol::ErrorCode;
+use hsm_protocol::trace::Trace;
 use openraft::error::{Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
@@ -23,6 +24,7 @@ use crate::pulse::{Pulse, PulseTold};
 use crate::runtime::Rt;
 use crate::store::snapshot::Chunk;
 use crate::types::{Member, NodeId, Part, Snapshot, SnapshotMeta, Types, Vote, decode};
+use crate::versions;
 
 /// An answer under way.
 pub type Answer = Pin<Box<dyn Future<Output = Result<Vec<u8>, PeerFault>> + Send>>;
@@ -49,6 +51,14 @@ pub trait Network: Send + Sync {
     /// Sends `message` to `member` at `address`. An implementation that fails waits out `at_most` first: a caller that
     /// is refused at once would ask again at once.
     fn call(&self, member: u64, address: &str, message: Vec<u8>, at_most: Duration) -> Answer;
+
+    /// The newest version of messages that this member and this program both speak, as the last connection to it told;
+    /// [`crate::versions::OLDEST`] as long as there was none. An implementation whose members are all of this program
+    /// need not say.
+    fn version(&self, member: u64) -> u32 {
+        let _all_alike = member;
+        crate::versions::NEWEST
+    }
 }
 
 /// The network of a sole HSM: nobody is there.
@@ -135,6 +145,13 @@ pub(crate) enum Ask {
     ReadIndex,
     /// From a witness that leads: stand for election.
     Elect,
+    /// As `Propose`, and by which numbers the callers of these commands know them. Since [`versions::TRACES`].
+    ProposeTraced {
+        term: u64,
+        part: Part,
+        /// One for each command; 0 = none.
+        traces: Vec<u64>,
+    },
 }
 
 /// What it answers.
@@ -185,6 +202,14 @@ pub(crate) struct Link {
 }
 
 impl Link {
+    /// What a member that forwards commands says, in the newest version that the leader speaks.
+    pub(crate) fn propose(&self, leader: NodeId, term: u64, part: Part, traces: &[Trace]) -> Ask {
+        if self.network.version(leader) < versions::TRACES {
+            return Ask::Propose { term, part };
+        }
+        Ask::ProposeTraced { term, part, traces: traces.iter().map(|trace| trace.0).collect() }
+    }
+
     pub(crate) async fn ask(
         &self,
         member: NodeId,

@@ -10,6 +10,7 @@ use hsm_core::command::{Form, Origin, SealedPayload};
 use hsm_core::{Action, Index, ObjectHandle, Stamp};
 use hsm_crypto::StorageKey;
 use hsm_protocol::ErrorCode;
+use hsm_protocol::trace::Trace;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -133,7 +134,12 @@ impl Node {
     /// [`Outcome::Unavailable`] when the command is not taken, else on a thread of this crate when its entry is durable
     /// and applied, or with [`Outcome::Unknown`] at the deadline of the settings.
     pub fn propose(&self, origin: Origin, action: Action, done: crate::outcome::Done) {
-        self.shared().proposals.propose(origin, action, done);
+        self.propose_traced(Trace::default(), origin, action, done);
+    }
+
+    /// [`Node::propose`] for a call that its caller's log knows by a number: whoever leads logs it by the same.
+    pub fn propose_traced(&self, trace: Trace, origin: Origin, action: Action, done: crate::outcome::Done) {
+        self.shared().proposals.propose(trace, origin, action, done);
     }
 
     /// [`Node::propose`] for callers that may block. Returns [`Outcome::Unknown`] after `deadline`, while the command may

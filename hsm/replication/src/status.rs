@@ -38,6 +38,8 @@ pub struct Status {
     pub flushed_commands: u64,
     /// Whether this HSM may act on what it knows.
     pub serving: Serving,
+    /// What is left of this HSM's own lease, in milliseconds; `None` when it never ends, because this node votes alone.
+    pub lease_milliseconds_left: Option<u64>,
     /// Entry up to which the last snapshot goes.
     pub snapshot_entry: Option<u64>,
     /// The other members, by their nodes.
@@ -96,6 +98,7 @@ impl Shared {
             flushes: self.store.flushes(),
             flushed_commands: self.proposals.commands(),
             serving: self.serving(),
+            lease_milliseconds_left: self.lease.left(self.clock.read().steady),
             snapshot_entry: metrics.snapshot.map(|snapshot| snapshot.index),
             members: self.members(),
             ready: self.proposals.closed().map_or(Ok(()), Err),

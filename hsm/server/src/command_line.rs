@@ -90,6 +90,10 @@ pub struct ServeArguments {
     #[arg(long, env = "KAGIMORI_HSM_PEER_PORTS", value_name = "PORTS", requires = "peer_listen")]
     pub peer_ports: Option<String>,
 
+    /// For tests of two versions in one cluster: speak no newer version of the protocol between HSMs than this one.
+    #[arg(long, hide = true, value_name = "NUMBER", requires = "peer_listen")]
+    pub newest_version: Option<u32>,
+
     /// Availability zone, room or rack that fails as one: the cluster spreads its voters over zones.
     #[arg(long, env = "KAGIMORI_HSM_ZONE", value_name = "NAME", default_value = "")]
     pub zone: String,

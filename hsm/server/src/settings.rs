@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use hsm_core::limits::{ADDRESS_BYTES, ZONE_BYTES};
+use hsm_replication::versions::NEWEST;
 
 use crate::command_line::{LogFormat, ServeArguments, SocketAccess};
 use crate::exit::Fault;
@@ -41,6 +42,8 @@ pub struct PeerSettings {
     pub address: SocketAddr,
     /// Ports of theirs that it may connect to, without doubles.
     pub ports: Vec<u16>,
+    /// The newest version of the protocol between HSMs that it speaks: this program's own, but in tests of two versions.
+    pub newest_version: u32,
 }
 
 /// What seals the cluster master key at rest.
@@ -210,7 +213,8 @@ impl PeerSettings {
             Some(words) => parse_ports(words)?,
             None => vec![listen.port()],
         };
-        Ok(Some(Self { listen, address, ports }))
+        let newest_version = arguments.newest_version.unwrap_or(NEWEST).min(NEWEST);
+        Ok(Some(Self { listen, address, ports, newest_version }))
     }
 }
 

@@ -13,6 +13,7 @@ use hsm_replication::Outcome;
 use super::barrier;
 use super::caller::{Connection, reply_message};
 use super::failure::Failure;
+use super::label::Label;
 use super::limits::{BUSY_RETRY, EPOCH_PAUSE, INDEX_WAIT, REMAKES};
 use super::newborn;
 use super::service::Service;
@@ -46,6 +47,8 @@ pub(crate) struct Call<'a> {
     pub(crate) lowest_unanswered: u64,
     /// Size of the request in bytes.
     pub(crate) bytes: usize,
+    /// What it is counted and logged as.
+    pub(crate) label: Label,
 }
 
 impl Call<'_> {
@@ -161,6 +164,7 @@ impl Call<'_> {
             sequence: self.sequence,
             lowest_unanswered: self.lowest_unanswered,
             bytes: self.bytes,
+            label: self.label,
             begin: Instant::now(),
             reply,
         })
@@ -228,6 +232,7 @@ pub(crate) struct LateCall {
     sequence: u64,
     lowest_unanswered: u64,
     bytes: usize,
+    label: Label,
     begin: Instant,
     reply: LateReply,
 }
@@ -242,6 +247,7 @@ impl LateCall {
             sequence: self.sequence,
             lowest_unanswered: self.lowest_unanswered,
             bytes: self.bytes,
+            label: self.label,
         }
     }
 
@@ -249,14 +255,14 @@ impl LateCall {
     fn answer(self, result: Result<Body>) {
         // A long computation may have outlived the time for which this HSM may go on.
         let result = result.and_then(|body| self.call().check_serving().map(|()| body));
-        self.count(&result);
-        let index = self.service.node().applied().0;
-        self.reply.give(&reply_message(&self.service, index, result));
+        let index = self.service.node().applied();
+        self.count(index, &result);
+        self.reply.give(&reply_message(&self.service, index.0, result));
     }
 
     /// Has the courier send the reply: for the log's threads.
     fn answer_by_courier(self, index: Index, result: Result<Body>) {
-        self.count(&result);
+        self.count(index, &result);
         self.reply.give_by_courier(&reply_message(&self.service, index.0, result));
     }
 
@@ -266,9 +272,9 @@ impl LateCall {
         barrier::after(&service, index, move |ended| self.answer_by_courier(index, barrier::answer(body, ended)));
     }
 
-    fn count(&self, result: &Result<Body>) {
+    fn count(&self, index: Index, result: &Result<Body>) {
         let code = result.as_ref().err().map_or(0, |failure| failure.code as u32);
-        self.service.metrics().request(self.reply.header().method, code, self.begin.elapsed());
+        self.label.ended(&self.service, self.connection.link().number(), self.begin, index, code);
     }
 }
 
@@ -308,7 +314,8 @@ impl Change {
         let service = Arc::clone(&self.late.service);
         service.metrics().proposal();
         let origin = self.late.call().origin();
-        service.node().propose(origin, action, Box::new(move |outcome| self.settle(outcome, then)));
+        let trace = self.late.label.trace;
+        service.node().propose_traced(trace, origin, action, Box::new(move |outcome| self.settle(outcome, then)));
     }
 
     fn settle(mut self, outcome: Outcome, then: Then) {

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use super::caller::{Caller, Connection};
 use super::guesses::Guesses;
 use super::key_cache::KeyCache;
+use super::label::Lines;
 use super::limits::{COMPUTE_QUEUE, PASSWORD_QUEUE, PASSWORD_THREADS};
 use super::roster::Roster;
 use super::session_objects::SessionObjects;
@@ -64,6 +65,7 @@ pub struct Service {
     stopping: AtomicBool,
     mechanisms: OnceLock<wire::ListMechanismsReply>,
     roster: Roster,
+    lines: Lines,
 }
 
 impl Service {
@@ -93,6 +95,7 @@ impl Service {
             stopping: AtomicBool::new(false),
             mechanisms: OnceLock::new(),
             roster: Roster::default(),
+            lines: Lines::default(),
         });
         effects.attach(&service);
         Ok(service)
@@ -223,6 +226,11 @@ impl Service {
 
     pub(crate) fn busy(&self) -> &Busy {
         &self.busy
+    }
+
+    /// How much of requests may be logged unasked.
+    pub(crate) fn lines(&self) -> &Lines {
+        &self.lines
     }
 
     pub(crate) fn roster(&self) -> &Roster {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use hsm_protocol::ErrorCode;
 use hsm_protocol::peer::Refused;
 
-use super::VERSIONS;
+use hsm_replication::versions::{NEWEST, OLDEST};
 
 /// An HSM said no to another.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -91,8 +91,8 @@ impl PeerRefusal {
             code: if let Self::Log(code) = self { *code as u32 } else { 0 },
             applied: if let Self::Stranger { applied } = self { *applied } else { 0 },
             release: env!("CARGO_PKG_VERSION").to_owned(),
-            oldest_version: VERSIONS.0,
-            newest_version: VERSIONS.1,
+            oldest_version: if let Self::Version { oldest, .. } = self { *oldest } else { OLDEST },
+            newest_version: if let Self::Version { newest, .. } = self { *newest } else { NEWEST },
         }
     }
 
@@ -205,7 +205,7 @@ mod tests {
     fn every_refusal_arrives_as_it_was_sent() {
         let release = env!("CARGO_PKG_VERSION").to_owned();
         let refusals = [
-            PeerRefusal::Version { oldest: VERSIONS.0, newest: VERSIONS.1, release },
+            PeerRefusal::Version { oldest: OLDEST, newest: NEWEST, release },
             PeerRefusal::OtherCluster,
             PeerRefusal::OtherHistory,
             PeerRefusal::OtherNode,

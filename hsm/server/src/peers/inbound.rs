@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use hsm_core::{HsmId, NodeId};
 use hsm_protocol::peer::{Link, Linked, Opening, OpeningReply, opening, opening_reply};
+use hsm_replication::versions::OLDEST;
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -17,7 +18,7 @@ use super::fault::PeerRefusal;
 use super::outbound::prepare;
 use super::tls::{self, Caller};
 use super::wire::{self, Kind, WireFault};
-use super::{Home, Peers, VERSIONS, admission, name};
+use super::{Home, Peers, admission, name};
 use crate::limits;
 
 /// Accepts until it is aborted.
@@ -71,15 +72,20 @@ async fn serve(peers: &Arc<Peers>, socket: TcpStream, source: SocketAddr) {
         }
         Err(_) => return tracing::info!(%source, hsm = %name(caller.hsm), "an HSM said nothing"),
     };
-    if opening.newest_version < VERSIONS.0 || opening.oldest_version > VERSIONS.1 {
+    let newest = peers.settings().newest_version;
+    if opening.newest_version < OLDEST || opening.oldest_version > newest {
         let release = env!("CARGO_PKG_VERSION").to_owned();
-        let refusal = PeerRefusal::Version { oldest: VERSIONS.0, newest: VERSIONS.1, release };
+        let refusal = PeerRefusal::Version { oldest: OLDEST, newest, release };
         tracing::warn!(hsm = %name(caller.hsm), theirs = opening.release, "an HSM of another version");
         return refuse(&mut stream, &caller, source, &refusal).await;
     }
     match opening.purpose {
         Some(opening::Purpose::Link(link)) => match judge_link(peers, &caller, &link, opening.process) {
-            Ok((home, visit)) => linked(peers, stream, caller.hsm, &link, &home, &visit).await,
+            Ok((home, visit)) => {
+                let version = opening.newest_version.min(newest);
+                answer(&mut stream, opening_reply::Body::Linked(Linked { version })).await;
+                linked(peers, stream, caller.hsm, &link, &home, &visit).await;
+            }
             Err(refusal) => refuse(&mut stream, &caller, source, &refusal).await,
         },
         Some(opening::Purpose::Join(join)) => match admission::admit(peers, &stream, &caller, &join).await {
@@ -125,15 +131,7 @@ fn known_certificate(peers: &Peers, home: &Home, node: u64) -> Result<Vec<u8>, P
     known.ok_or(PeerRefusal::NotReady)
 }
 
-async fn linked(
-    peers: &Arc<Peers>,
-    mut stream: TlsStream<TcpStream>,
-    hsm: HsmId,
-    link: &Link,
-    home: &Home,
-    visit: &Visit,
-) {
-    answer(&mut stream, opening_reply::Body::Linked(Linked {})).await;
+async fn linked(peers: &Arc<Peers>, stream: TlsStream<TcpStream>, hsm: HsmId, link: &Link, home: &Home, visit: &Visit) {
     tracing::debug!(hsm = %name(hsm), "a member connected");
     let node = link.from;
     let mut roster = peers.roster.subscribe();

@@ -25,6 +25,7 @@ use hsm_crypto::Module;
 use hsm_protocol::peer::{Opening, opening};
 use hsm_replication::Node;
 use hsm_replication::network::{Answer, Network, PeerFault};
+use hsm_replication::versions::OLDEST;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -44,9 +45,6 @@ use outbound::{Class, Outbound};
 
 /// Name of this protocol in the TLS handshake (RFC 7301).
 const ALPN: &[u8] = b"hsm-peer/1";
-
-/// Versions of the protocol between HSMs that this program speaks, both ends included.
-const VERSIONS: (u32, u32) = (1, 1);
 
 /// Where this HSM belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,6 +160,7 @@ impl Peers {
     /// The roster changed: connections to and from those who are no more in it end, and those who moved are looked for
     /// where they are now.
     pub fn follow(&self, roster: Roster) {
+        self.dialer.forget_others(&roster);
         self.outbound.lock().retain(|(node, _), outbound| roster.get(node) == Some(outbound.known()));
         self.roster.send_if_modified(|known| {
             let changed = **known != roster;
@@ -222,13 +221,17 @@ impl Network for Peers {
             Err(PeerFault::Unreachable(member))
         })
     }
+
+    fn version(&self, member: u64) -> u32 {
+        self.dialer.version(member)
+    }
 }
 
 /// What every connection begins with.
-fn opening(process: u64, purpose: opening::Purpose) -> Opening {
+fn opening(settings: &PeerSettings, process: u64, purpose: opening::Purpose) -> Opening {
     Opening {
-        oldest_version: VERSIONS.0,
-        newest_version: VERSIONS.1,
+        oldest_version: OLDEST.min(settings.newest_version),
+        newest_version: settings.newest_version,
         release: env!("CARGO_PKG_VERSION").to_owned(),
         process,
         purpose: Some(purpose),

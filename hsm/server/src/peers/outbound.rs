@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hsm_protocol::peer::{Link, OpeningReply, opening, opening_reply};
+use hsm_replication::versions::OLDEST;
 use parking_lot::Mutex;
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
@@ -20,7 +21,7 @@ use tokio_rustls::client::TlsStream;
 use super::fault::{DialFault, PeerRefusal};
 use super::tls::{self, Caller, PeerTlsFault};
 use super::wire::{self, Kind, WireFault};
-use super::{Known, PeerEvent, PeersParts, Place, check_port, name};
+use super::{Known, PeerEvent, PeersParts, Place, Roster, check_port, name};
 use crate::identity::Identity;
 use crate::limits;
 use crate::settings::PeerSettings;
@@ -47,6 +48,8 @@ pub(super) struct Dialer {
     pub(super) identity: Arc<Identity>,
     pub(super) process: u64,
     tell: Arc<dyn Fn(PeerEvent) + Send + Sync>,
+    /// The newest version that a member and this HSM speak, by its node, as it was told last.
+    versions: Mutex<BTreeMap<u64, u32>>,
 }
 
 impl Dialer {
@@ -57,7 +60,24 @@ impl Dialer {
             identity: Arc::clone(&parts.identity),
             process,
             tell: Arc::clone(&parts.tell),
+            versions: Mutex::default(),
         })
+    }
+
+    /// The newest version that this member and this HSM both speak, as far as it is known.
+    pub(super) fn version(&self, node: u64) -> u32 {
+        self.versions.lock().get(&node).copied().unwrap_or(OLDEST)
+    }
+
+    /// A member answered that this is the newest that both speak. A member may come back with an older program.
+    fn note_version(&self, node: u64, told: u32) {
+        let version = told.min(self.settings.newest_version).max(OLDEST);
+        self.versions.lock().insert(node, version);
+    }
+
+    /// Members that are no more leave nothing behind.
+    pub(super) fn forget_others(&self, roster: &Roster) {
+        self.versions.lock().retain(|node, _| roster.contains_key(node));
     }
 
     /// A connection whose handshake is over, and who is at its other end.
@@ -82,7 +102,7 @@ impl Dialer {
     ) -> Result<opening_reply::Body, DialFault> {
         let exchange = async {
             // What the other side has to say of our certificate comes as the answer to what we say first.
-            wire::send(stream, &super::opening(self.process, purpose)).await?;
+            wire::send(stream, &super::opening(&self.settings, self.process, purpose)).await?;
             wire::receive::<_, OpeningReply>(stream, limits::PEER_OPENING_REPLY_BYTES).await
         };
         match timeout(within, exchange).await {
@@ -205,7 +225,10 @@ impl Way {
             to: self.node,
         };
         match self.dialer.open(&mut stream, opening::Purpose::Link(link), limits::PEER_OPENING).await? {
-            opening_reply::Body::Linked(_) => Ok(stream),
+            opening_reply::Body::Linked(linked) => {
+                self.dialer.note_version(self.node, linked.version);
+                Ok(stream)
+            }
             _ => Err(WireFault::Malformed.into()),
         }
     }

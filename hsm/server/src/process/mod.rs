@@ -8,6 +8,7 @@
 
 mod answers;
 mod membership;
+mod snapshot;
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -26,7 +27,7 @@ use crate::command_line::SocketAccess;
 use crate::data_folder::DataFolder;
 use crate::dispatch::{Effects, ProcessEffect};
 use crate::exit::Fault;
-use crate::health::{self, Snapshot, Sources};
+use crate::health::{self, Sources};
 use crate::identity::Identity;
 use crate::management::ManagementServer;
 use crate::member::{self, Found, Member, Surroundings};
@@ -188,6 +189,7 @@ impl Process {
             if announce_at <= now {
                 announce_at = now + limits::ANNOUNCE_INTERVAL;
                 self.look_round()?;
+                self.surroundings.metrics.sample(Instant::now());
             }
             if expire_at <= now {
                 expire_at = now + limits::EXPIRE_INTERVAL;
@@ -225,35 +227,6 @@ impl Process {
             tracing::debug!(%error, "the management socket was gone already");
         }
         tracing::info!("stopped");
-    }
-
-    /// What health and metrics show.
-    fn snapshot(&self) -> Snapshot {
-        let Some(member) = self.member() else {
-            let joining = self.joining.lock().clone();
-            let why = if joining.is_empty() { "this HSM belongs to no cluster yet".to_owned() } else { joining };
-            return Snapshot { not_ready: Some(why), ..Snapshot::default() };
-        };
-        let node = member.node().status();
-        let state = member.node().read();
-        let not_ready = match (member.client_address(), node.ready) {
-            // A witness has no clients, and is ready when its node is.
-            (None, Ok(())) if self.surroundings.settings.witness() => None,
-            (None, _) => Some("the cluster is not initialised".to_owned()),
-            (Some(_), Err(code)) => Some(code.to_string()),
-            (Some(_), Ok(())) => None,
-        };
-        Snapshot {
-            not_ready,
-            lifecycle: state.lifecycle().map_or(0, |lifecycle| lifecycle as u32),
-            applied_index: member.node().applied().0,
-            objects: state.object_count(),
-            users: state.user_count(),
-            sessions: state.session_count(),
-            queued: node.queued as u64,
-            flushes: node.flushes,
-            flushed_commands: node.flushed_commands,
-        }
     }
 }
 

@@ -12,6 +12,7 @@ mod health;
 mod isolation;
 mod largest;
 mod management;
+mod observability;
 mod peers;
 mod power;
 mod process;

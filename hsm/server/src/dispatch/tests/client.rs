@@ -165,6 +165,7 @@ impl Client {
             min_index: self.index,
             sequence,
             lowest_unanswered: sequence,
+            trace: 0,
             body: Some(body),
         };
         let mut out = Vec::new();
