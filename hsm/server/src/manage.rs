@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use hsm_protocol::limits::CERTIFICATE_BYTES;
 use hsm_protocol::management::{
-    Certificates, CertificatesReply, Form, Initialize, Join, Leave, Member, Recover, Recovery, Reply, Request, Status, StatusReply, Stop,
-    reply, request,
+    Certificates, CertificatesReply, Form, Initialize, Join, Leave, Member, Recover, Recovery, Reply, Request, Status,
+    StatusReply, Stop, reply, request,
 };
 use hsm_protocol::{ErrorCode, Lifecycle};
 
@@ -147,7 +147,10 @@ fn show_status(status: &StatusReply) -> Shown {
         line("label", &status.label);
         line("mode", mode);
         line("applied index", &status.applied_index.to_string());
-        line("epoch", &if status.epoch_progress.is_empty() { status.epoch.to_string() } else { status.epoch_progress.clone() });
+        line(
+            "epoch",
+            &if status.epoch_progress.is_empty() { status.epoch.to_string() } else { status.epoch_progress.clone() },
+        );
         line("objects", &status.objects.to_string());
         line("users", &status.users.to_string());
         line("sessions", &status.sessions.to_string());
@@ -321,7 +324,8 @@ fn show_plan(plan: &Recovery) -> String {
         format!("RECOVERY of cluster {}: this HSM goes on ALONE, as the only member of a new history.", plan.cluster),
         format!("  It has applied command {}. Whatever the others acknowledged after it is LOST.", plan.applied_index),
         "  Every login ends. The certificate of the cluster stays.".to_owned(),
-        "  These members are given up. They must be OFF, and must never be started with their old data folders:".to_owned(),
+        "  These members are given up. They must be OFF, and must never be started with their old data folders:"
+            .to_owned(),
     ];
     let heard = |milliseconds: Option<u64>| match milliseconds {
         Some(milliseconds) => format!("heard {} s ago", milliseconds / 1_000),

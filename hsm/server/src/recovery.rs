@@ -98,9 +98,7 @@ pub(crate) fn recover(surroundings: &Arc<Surroundings>, member: Arc<Member>) -> 
     member.stop();
     drop(member);
     let (of, held) = (Arc::clone(surroundings), Arc::clone(&masters));
-    let prepare = move |state: &Hsm| {
-        epochs::catch_up(&of, &held, old.node, state).map_err(|fault| fault.to_string())
-    };
+    let prepare = move |state: &Hsm| epochs::catch_up(&of, &held, old.node, state).map_err(|fault| fault.to_string());
     let effects = (surroundings.effects)();
     let watch = Watch::new(surroundings);
     let storage = masters.held().present.storage_key(module).map_err(|fault| stopped(&fault))?;

@@ -198,7 +198,10 @@ impl Store {
     }
 
     /// Runs something on the database; a panic inside redb, which damaged pages can cause, becomes a fault.
-    pub(crate) fn with_database<T>(&self, run: impl FnOnce(&Database) -> Result<T, StorageFault>) -> Result<T, StorageFault> {
+    pub(crate) fn with_database<T>(
+        &self,
+        run: impl FnOnce(&Database) -> Result<T, StorageFault>,
+    ) -> Result<T, StorageFault> {
         let database = self.database.read();
         let database = database.as_ref().ok_or(StorageFault::Stopped)?;
         without_panic(|| run(database))

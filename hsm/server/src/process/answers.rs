@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering;
 
 use hsm_core::{Action, Hsm, HsmId, MemberKind};
 use hsm_protocol::management::{
-    CertificatesReply, Done, Form, Initialize, Join, Joined, Member as MemberLine, Recovery, Reply, Request, StatusReply, reply,
-    request,
+    CertificatesReply, Done, Form, Initialize, Join, Joined, Member as MemberLine, Recovery, Reply, Request,
+    StatusReply, reply, request,
 };
 use hsm_protocol::{ErrorCode, Lifecycle};
 use hsm_replication::{Outcome, Status};
@@ -19,11 +19,11 @@ use super::membership::ADMITTED;
 use super::{Event, Process, report};
 use crate::customer_certificate::CheckedCertificates;
 use crate::exit::Fault;
-use crate::{epochs, installation, recovery};
 use crate::joining::JoinFault;
 use crate::limits::{JOIN_ADDRESSES as ADDRESSES, JOIN_TIME, LABEL_BYTES};
 use crate::management::server::failure;
 use crate::member::{self, Member};
+use crate::{epochs, installation, recovery};
 
 /// A request that was not done: a code, and a sentence for a person.
 struct No(ErrorCode, String);
