@@ -221,6 +221,23 @@ fn a_login_that_one_hsm_has_forgotten_is_attached_again_and_one_that_has_ended_i
 }
 
 #[test]
+fn a_token_that_was_exchanged_is_the_one_that_is_shown_from_then_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let world = World::new();
+    let peer = Peer::on_socket(&path, &world);
+    let cluster = Cluster::new(peer.configuration());
+    let login = cluster.log_in("app", Role::CryptoUser, b"password").unwrap();
+    world.exchanges_tokens.store(true, Ordering::Relaxed);
+    drop(cluster.call(Some(&login), &|_| echo(b"x")).unwrap());
+    drop(peer);
+    // The old token is void by now, as it is when the keys of its epoch are destroyed.
+    let peer = Peer::on_socket(&path, &world);
+    drop(cluster.call(Some(&login), &|_| echo(b"x")).unwrap());
+    drop(peer);
+}
+
+#[test]
 fn a_login_is_attached_once_however_many_threads_begin_with_it() {
     let folder = tempfile::tempdir().unwrap();
     let world = World::new();

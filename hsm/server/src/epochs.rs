@@ -20,6 +20,7 @@ use hsm_core::{
 use hsm_crypto::{ClusterKeys, Handover, KeyRing, MasterKey, SealBroken};
 use hsm_replication::{Node, Outcome};
 
+use crate::dispatch::Service;
 use crate::exit::Fault;
 use crate::limits;
 use crate::masters::{Held, Masters};
@@ -128,15 +129,16 @@ pub(crate) fn catch_up(surroundings: &Surroundings, masters: &Masters, node: u64
 }
 
 impl Epochs {
-    /// Goes on to the present epoch of the state, if this HSM is behind it, and destroys the master key of the one before
-    /// when it is needed no more.
+    /// Goes on to the present epoch of the state, if this HSM is behind it (says whether it was), and destroys the master key
+    /// of the one before when it is needed no more.
     ///
     /// # Errors
     /// [`Fault`] when the share does not open or the disk fails: nothing was lost, and it may be tried again.
-    pub(crate) fn follow(&self) -> Result<(), Fault> {
-        let Some(present) = self.present() else { return Ok(()) };
+    pub(crate) fn follow(&self) -> Result<bool, Fault> {
+        let Some(present) = self.present() else { return Ok(false) };
         let held = self.masters.held();
-        if held.present.epoch() < present.epoch {
+        let is_behind = held.present.epoch() < present.epoch;
+        if is_behind {
             self.advance(&present, &held)?;
         }
         let held = self.masters.held();
@@ -146,7 +148,7 @@ impl Epochs {
             self.keys.forget_before();
             tracing::info!(epoch = present.epoch.0, "the master key of the epoch before is destroyed");
         }
-        Ok(())
+        Ok(is_behind)
     }
 
     fn advance(&self, present: &Present, held: &Held) -> Result<(), Fault> {
@@ -323,9 +325,10 @@ impl Tending {
     ///
     /// # Errors
     /// When the system refuses a thread.
-    pub(crate) fn start(epochs: Arc<Epochs>) -> std::io::Result<Self> {
+    pub(crate) fn start(epochs: Arc<Epochs>, service: Arc<Service>) -> std::io::Result<Self> {
         let (wake, woken) = channel();
-        let thread = std::thread::Builder::new().name("epochs".to_owned()).spawn(move || tend(&epochs, &woken))?;
+        let run = move || tend(&epochs, &service, &woken);
+        let thread = std::thread::Builder::new().name("epochs".to_owned()).spawn(run)?;
         Ok(Self { wake, thread })
     }
 
@@ -345,10 +348,16 @@ impl Tending {
 }
 
 /// Until nobody could wake it any more.
-fn tend(epochs: &Epochs, woken: &Receiver<()>) {
+fn tend(epochs: &Epochs, service: &Service, woken: &Receiver<()>) {
+    let follow = || {
+        if epochs.follow()? {
+            service.ask_for_attaching();
+        }
+        Ok(())
+    };
     loop {
         let begun = Instant::now();
-        let step = epochs.follow().and_then(|()| epochs.lead()).unwrap_or_else(|fault| {
+        let step = follow().and_then(|()| epochs.lead()).unwrap_or_else(|fault| {
             tracing::error!(%fault, "a step of an epoch of the master key failed; it is tried again");
             Step::Again
         });

@@ -427,7 +427,7 @@ impl Serving {
             address: formation::own_record(surroundings, None).client_address,
         };
         let service = Service::new(parts).map_err(|error| stopped(&error))?;
-        let tending = Tending::start(epochs).map_err(|error| stopped(&error))?;
+        let tending = Tending::start(epochs, Arc::clone(&service)).map_err(|error| stopped(&error))?;
         Ok(Self { keys, service, tending: Mutex::new(Some(tending)) })
     }
 }

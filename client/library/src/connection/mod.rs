@@ -240,7 +240,10 @@ impl Connection {
             let attach = request::Body::Attach(login.attach(&self.binding));
             let request = wire::Request { body: Some(attach), min_index, trace: trace.0, ..Default::default() };
             match self.exchange(request, patience, note)? {
-                reply::Body::Attach(reply) if reply.session != 0 => Ok(reply),
+                reply::Body::Attach(reply) if reply.session != 0 => {
+                    login.exchange_token(&reply.token);
+                    Ok(reply)
+                }
                 _ => Err(self.broken_answer()),
             }
         })

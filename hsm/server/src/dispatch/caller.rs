@@ -94,6 +94,14 @@ impl Connection {
         self.streams.end_of(|actor| matches!(actor, Actor::Session { session, .. } if ended(*session)));
     }
 
+    /// Forgets the indexes of all logins, so that each is attached again at its next call. An operation in parts goes on
+    /// under the index that it has.
+    pub(crate) fn ask_for_attaching(&self) {
+        if self.streams.is_empty() {
+            self.attached.lock().logins.clear();
+        }
+    }
+
     #[cfg(test)]
     pub(crate) fn attached_actors(&self) -> Vec<Actor> {
         self.attached.lock().logins.values().map(|attachment| attachment.actor).collect()

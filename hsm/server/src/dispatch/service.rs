@@ -164,6 +164,12 @@ impl Service {
         }
     }
 
+    /// The cluster's keys have a new epoch: every library that is connected attaches its logins again at their next call,
+    /// and gets a token of the new epoch. The others do when they come.
+    pub fn ask_for_attaching(&self) {
+        self.live_connections().iter().for_each(|connection| connection.ask_for_attaching());
+    }
+
     fn forget_key(&self, uid: ObjectUid) {
         self.key_cache.forget(uid);
     }

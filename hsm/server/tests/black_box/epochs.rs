@@ -294,3 +294,29 @@ fn a_crash_between_the_two_writes_of_a_new_epoch_loses_no_key() {
     cluster.hsms[1].kill();
     assert_eq!(master(&data).epoch(), Epoch(2));
 }
+
+#[test]
+fn a_login_that_is_used_goes_on_over_epochs_and_does_not_keep_their_keys() {
+    let mut cluster = Cluster::of(4);
+    cluster.activate(0);
+    let (client, login) = (cluster.client(0), log_in(&cluster.client(0)));
+    let (_, key) = make_pair(&client, &login);
+    for (epoch, removed) in [(2, 3), (3, 2)] {
+        remove(&cluster, 0, removed);
+        for at in 0..2 {
+            eventually("that all keys are moved", || all_moved(&cluster, at, epoch));
+        }
+        let admin = cluster.client(0);
+        let of_admin = admin.log_in("admin", Role::Admin, ADMIN).unwrap();
+        admin.log_out_everywhere(&of_admin, "admin", Role::Admin).unwrap();
+        assert_eq!(cluster.hsms[0].status()["holds_epoch_before"], true, "the login has a token of the epoch before");
+        sign(&client, &login, &key).unwrap();
+        for at in 0..2 {
+            eventually("that the key of the epoch before is destroyed", || is_over(&cluster, at));
+        }
+        // The token itself is needed on every new connection, to any HSM.
+        cluster.hsms[0].restart();
+        eventually("the return", || sign(&client, &login, &key).is_ok());
+    }
+    client.log_out(login).unwrap();
+}
