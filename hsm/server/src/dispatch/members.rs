@@ -82,6 +82,7 @@ pub(super) fn list(call: &Call<'_>) -> Result<Answered> {
         serving: serving as i32,
         isolated_milliseconds,
         snapshot_entry: status.snapshot_entry,
+        state_version: state.version(),
         rates: rates.iter().map(rate_message).collect(),
         rates_milliseconds: u64::try_from(rates_over.as_millis()).unwrap_or(u64::MAX),
     };
@@ -116,6 +117,7 @@ fn describe(node: NodeId, member: &MemberRecord, status: &Status) -> wire::Membe
         client_address: member.client_address.clone(),
         version: member.version.clone(),
         admitted_at: member.admitted_at.0,
+        state_version: member.state_version,
         part: part(node, status) as i32,
         applied_index: if is_this {
             Some(status.applied.0)

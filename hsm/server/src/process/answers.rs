@@ -104,6 +104,7 @@ impl Process {
             status.cluster = member::hexadecimal(&record.cluster.0);
             status.incarnation = member::hexadecimal(&record.incarnation.0);
             status.fips = record.fips;
+            status.commands_version = record.version;
             status.label = record.label.clone();
             status.client_certificates_required = record.client_certificates_required;
         }

@@ -113,6 +113,7 @@ impl Process {
     pub(super) fn look_round(&self) -> Result<(), Fault> {
         let Some(member) = self.member() else { return Ok(()) };
         member.announce();
+        member.raise_version();
         member.open_doors()?;
         if member.follow_roster() { Ok(()) } else { Err(self.removed()) }
     }

@@ -15,3 +15,4 @@ mod sandbox;
 mod stranger;
 mod support;
 mod tls;
+mod versions;
