@@ -26,7 +26,7 @@ pub(crate) fn status(session: &Session<'_>) -> Result<Answer, Failure> {
     let data = json!({
         "label": hello.label, "cluster-id": hexadecimal(&hello.cluster), "leader": leader, "term": members.term,
         "epoch": members.epoch, "epoch-keys": members.epoch_keys, "epoch-keys-moved": members.epoch_keys_moved,
-        "epoch-settled": members.epoch_settled, "applied-index": members.applied_index, "chain-hash": hexadecimal(&members.chain_hash),
+        "epoch-settled": members.epoch_settled, "state-version": members.state_version, "applied-index": members.applied_index, "chain-hash": hexadecimal(&members.chain_hash),
         "snapshot-entry": members.snapshot_entry, "answered-by": hexadecimal(&members.hsm),
         "serving": serving_name(members.serving()), "isolated-milliseconds": members.isolated_milliseconds,
         "objects": info.objects, "users": info.users, "sessions": info.sessions,
@@ -40,6 +40,7 @@ pub(crate) fn status(session: &Session<'_>) -> Result<Answer, Failure> {
         ),
         fact("answered by", format!("{}, {}", hexadecimal(&members.hsm), serving_words(&members))),
         fact("log", format!("index {}, term {}", members.applied_index, members.term)),
+        fact("version of commands", commands_version(&members)),
         fact("epoch of the master key", epoch_words(&members)),
         fact("objects, users, sessions", format!("{}, {}, {}", info.objects, info.users, info.sessions)),
     ];
@@ -48,6 +49,18 @@ pub(crate) fn status(session: &Session<'_>) -> Result<Answer, Failure> {
     let rows = members.items.iter().map(|member| member_row(member, &members.hsm));
     let rows = table(&["HSM", "zone", "role", "clients, members reach it at", "version", "applied", "heard"], rows);
     Ok(Answer::new(data, format!("{facts}\n{rows}\n{}", rates_table(&members))))
+}
+
+/// Which version of commands the cluster uses, and that an update is not finished.
+fn commands_version(members: &wire::ListMembersReply) -> String {
+    let known = members.items.iter().map(|member| member.state_version);
+    let (least, most) = (known.clone().min().unwrap_or(0), known.max().unwrap_or(0));
+    let used = members.state_version;
+    if least < most {
+        format!("{used}; an update is under way: some HSMs know {most}, some {least}")
+    } else {
+        used.to_string()
+    }
 }
 
 /// What the HSM that answers did during the last minute.
@@ -221,7 +234,7 @@ fn member_data(member: &wire::MemberState) -> Value {
     json!({
         "hsm-id": hexadecimal(&member.hsm), "node": format!("{:x}", member.node), "zone": member.zone,
         "role": role(member), "client-address": member.client_address, "peer-address": member.peer_address,
-        "version": member.version, "admitted-at": member.admitted_at, "applied-index": member.applied_index,
+        "version": member.version, "state-version": member.state_version, "admitted-at": member.admitted_at, "applied-index": member.applied_index,
         "lag": member.lag, "silent-milliseconds": member.silent_milliseconds,
         "lease-milliseconds": member.lease_milliseconds, "hashes-agree": member.hashes_agree,
     })

@@ -23,11 +23,12 @@ use crate::limits::RESULTS_PER_SESSION;
 use crate::records::{Caller, SessionRecord};
 use crate::refusal::Refusal;
 use crate::state::State;
+use crate::versions;
 use crate::work::{Entry, Work};
 
 pub(crate) use anchors::{judge_client_certificates, judge_deregistration, judge_registration};
 pub(crate) use objects::{judge_destruction, judge_room};
-pub(crate) use roster::{judge_admission, judge_approval, judge_removal, judge_rule, judge_window};
+pub(crate) use roster::{judge_admission, judge_approval, judge_release_rule, judge_removal, judge_rule, judge_window};
 pub(crate) use users::{judge_creation, judge_deletion, judge_enabling, judge_logout_everywhere, judge_password};
 
 /// What a command yields when it is done, or why it is not.
@@ -59,6 +60,9 @@ pub(crate) fn apply(state: &State, index: Index, command: &Command) -> Applied {
 }
 
 fn act(work: &mut Work<'_>, caller: Caller, action: &Action) -> Answer {
+    if versions::since(action) > work.state.version() {
+        return Err(ErrorCode::ClusterTooOld.into());
+    }
     match action {
         Action::Form(form) => lifecycle::form(work, form),
         Action::InstallCertificate { certificate, trust_anchor } => {
@@ -82,6 +86,7 @@ fn act(work: &mut Work<'_>, caller: Caller, action: &Action) -> Answer {
             epochs::begin_incarnation(work, *incarnation, *node, member)
         }
         Action::RemoveMember { hsm } => roster::remove(work, caller, *hsm),
+        Action::RaiseVersion { version } => roster::raise_version(work, *version),
         in_service => {
             work.state.require_active()?;
             act_in_service(work, caller, in_service)
@@ -107,6 +112,7 @@ fn act_in_service(work: &mut Work<'_>, caller: Caller, action: &Action) -> Answe
         Action::ApproveMember { hsm } => roster::approve(work, caller, *hsm),
         Action::SetAdmissionRule { rule } => roster::set_rule(work, caller, *rule),
         Action::SetIsolationWindow { seconds } => roster::set_window(work, caller, *seconds),
+        Action::SetReleaseRule { rule } => roster::set_release_rule(work, caller, rule),
         _ => unreachable!("the other actions were taken before"),
     }
 }
@@ -200,6 +206,8 @@ fn entry(work: &Work<'_>, action: &Action, answer: &Answer) -> Option<Entry> {
         Action::SetAdmissionRule { .. } => Entry::new(Event::SetAdmissionRule),
         Action::SetIsolationWindow { .. } => Entry::new(Event::SetIsolationWindow),
         Action::UpdateMember { .. } => Entry::new(Event::UpdateMember),
+        Action::RaiseVersion { .. } => Entry::new(Event::RaiseVersion),
+        Action::SetReleaseRule { .. } => Entry::new(Event::SetReleaseRule),
         Action::ReserveAttempt { .. } | Action::RenewSession { .. } | Action::ExpireSessions => return None,
     })
 }

@@ -41,6 +41,8 @@ pub struct ClusterRecord {
     pub client_certificates_required: bool,
     /// How much the cluster may hold.
     pub quotas: QuotaProfile,
+    /// The version of commands that is in use: every member's program knows it. Never falls.
+    pub version: u32,
     /// What admins decided about the cluster as a whole.
     pub policy: ClusterPolicy,
     /// An HSM was removed that knows the master key of this epoch: the next one is due.

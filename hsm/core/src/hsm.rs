@@ -124,6 +124,17 @@ impl Hsm {
         self.state.is_fips()
     }
 
+    /// The version of commands in use.
+    pub fn version(&self) -> u32 {
+        self.state.version()
+    }
+
+    /// The version of commands that could be in use: what every member knows, if that is more.
+    pub fn possible_version(&self) -> Option<u32> {
+        let known = self.state.members.values().map(|member| member.state_version).min()?;
+        Some(known).filter(|&known| known > self.state.version())
+    }
+
     /// The members by their node ids.
     pub fn members(&self) -> &BTreeMap<NodeId, MemberRecord> {
         &self.state.members

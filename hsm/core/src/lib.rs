@@ -25,10 +25,12 @@ pub mod permit;
 mod policy;
 mod records;
 pub mod refusal;
+pub mod releases;
 pub mod request;
 pub mod roster;
 pub mod rows;
 mod state;
+pub mod versions;
 mod work;
 
 pub use change::{Change, Effect, Response, Row};
@@ -43,5 +45,6 @@ pub use ids::{
 pub use object::Object;
 pub use permit::Permit;
 pub use refusal::{Broken, Refusal};
+pub use releases::{Release, ReleaseRule};
 pub use request::{Confirmation, Disclosure, Draft, Facts, Material, Needs, PairSpec, Request};
 pub use roster::{AdmissionRule, ClusterPolicy, MemberKind, MemberRecord};

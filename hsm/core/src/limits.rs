@@ -102,6 +102,9 @@ pub const ADMISSIONS_PER_DAY: u32 = 2 * MEMBERS;
 /// HSMs that are approved and have not come.
 pub const APPROVALS: usize = MEMBERS as usize;
 
+/// Keys whose signature on a release counts: an old and a new one of two builders, and the development key beside them.
+pub const RELEASE_KEYS: usize = 8;
+
 /// Milliseconds of a day.
 pub const DAY_MILLISECONDS: u64 = 24 * 60 * 60 * 1_000;
 

@@ -20,6 +20,7 @@ use crate::records::{AttemptRecord, Caller, Counters, SessionRecord, UnknownName
 use crate::refusal::{Broken, Refusal};
 use crate::roster::MemberRecord;
 use crate::rows::{AttemptKey, decode, describe, encode};
+use crate::versions;
 
 /// The state.
 #[derive(Default)]
@@ -38,6 +39,11 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// The version of commands in use.
+    pub(crate) fn version(&self) -> u32 {
+        self.cluster.as_ref().map_or(versions::OLDEST, |cluster| cluster.version)
+    }
+
     /// Takes over one row. A payload is skipped.
     pub(crate) fn absorb(&mut self, row: &Row, value: Option<&[u8]>) -> Result<(), Broken> {
         match row {

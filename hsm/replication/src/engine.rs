@@ -196,6 +196,10 @@ impl Engine {
         let faults = Arc::new(Faults::new(settings.on_fault.clone()));
         let opened = wait_for_disk(|| opening::open(&settings.disk, &key, settings.cache_bytes, &faults, beginning))?;
         let Opened { store, node, hsm, progress, log, vote, stamped, joins, new, memories } = opened;
+        if hsm.version() > settings.newest_state {
+            store.close();
+            return Err(OpenFault::NewerState { found: hsm.version(), known: settings.newest_state });
+        }
         let clock = settings.clock.clone();
         let stamper =
             if joins { Stamper::following(clock, stamped, progress.stamp) } else { Stamper::new(clock, stamped) };
@@ -221,6 +225,7 @@ impl Engine {
             history: history.clone(),
             node,
             lease: lease.clone(),
+            newest_state: settings.newest_state,
         };
         let link = Link { network: settings.network.clone(), node, history };
         let raft = Raft::new(node, configuration(settings.witness)?, Peers { link: link.clone() }, log, machine).await;

@@ -49,6 +49,8 @@ pub(crate) struct Machine {
     pub(crate) history: Arc<Mutex<Option<History>>>,
     pub(crate) node: NodeId,
     pub(crate) lease: Arc<Lease>,
+    /// The newest version of commands that this program knows.
+    pub(crate) newest_state: u32,
 }
 
 /// The last applied command, to be waited for, and the hashes of those shortly before.
@@ -189,9 +191,14 @@ impl Machine {
         encoded: &EncodedCommand,
         changes: &mut Changes,
     ) -> Result<(Index, Result<Response, Refusal>), Fault> {
+        let (found, known) = (Versioned::version_of(&encoded.0), self.newest_state);
+        if let Some(found) = found.filter(|&found| found > known) {
+            // The others do not send it to whom they know to be older; to guess would be worse than to stop.
+            return Err(Fault::NewerCommand { found, known });
+        }
         let decoded =
             encoded.decode().map_err(|error| Fault::Invariant(format!("a command does not decode: {error}")))?;
-        let Versioned::V1(command) = decoded;
+        let (_, command) = decoded.into_parts();
         let command = Command { stamp: batch.stamp, ..command };
         let index = Index(self.progress.index.0 + 1);
         let state = &self.state;
@@ -233,6 +240,11 @@ impl Machine {
     fn install(&mut self, progress: Progress) -> Result<(), StorageFault> {
         let hsm = wait_for_disk(|| self.store.install(&progress))
             .map_err(|fault| StorageFault::Damaged(fault.to_string()))?;
+        if hsm.version() > self.newest_state {
+            let (found, known) = (hsm.version(), self.newest_state);
+            self.faults.raise(Fault::NewerCommand { found, known });
+            return Err(StorageFault::Stopped);
+        }
         *self.state.write() = hsm;
         self.progress = progress;
         self.stamper.observe(self.progress.stamp);

@@ -199,12 +199,12 @@ impl Proposals {
     }
 
     fn enqueue(&self, trace: Trace, command: Command, done: Done) -> Result<(), (ErrorCode, Done)> {
-        let command = Versioned::V1(command);
+        let command = Versioned::new(command);
         // Longest stamp, so that the real one never makes it longer.
         let Ok(bytes) = postcard::experimental::serialized_size(&command) else {
             return Err((ErrorCode::TooLarge, done));
         };
-        let Versioned::V1(command) = command;
+        let (_, command) = command.into_parts();
         if bytes > limits::ENTRY_BYTES {
             return Err((ErrorCode::TooLarge, done));
         }
@@ -485,7 +485,7 @@ impl Proposals {
         let mut commands = Vec::with_capacity(taken.len());
         let mut traces = Vec::with_capacity(taken.len());
         for queued in taken {
-            match EncodedCommand::new(&Versioned::V1(Command { stamp, ..queued.command })) {
+            match EncodedCommand::new(&Versioned::new(Command { stamp, ..queued.command })) {
                 Ok(encoded) => {
                     commands.push(encoded);
                     traces.push(queued.trace);

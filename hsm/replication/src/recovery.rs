@@ -114,7 +114,8 @@ fn replay(hsm: &mut Hsm, mut index: Index, entries: &[Entry]) -> Result<Index, O
             continue;
         }
         for encoded in batch.parts.iter().flat_map(|part| part.commands.iter()) {
-            let Versioned::V1(command) = encoded.decode().map_err(|error| OpenFault::State(error.to_string()))?;
+            let decoded = encoded.decode().map_err(|error| OpenFault::State(error.to_string()))?;
+            let (_, command) = decoded.into_parts();
             index = Index(index.0 + 1);
             let command = Command { stamp: batch.stamp, ..command };
             let changes = hsm.apply(index, &command).changes;
@@ -140,7 +141,7 @@ fn new_entries(last: LogId, lead: Lead, address: &str, command: Command) -> Resu
     let alone = std::collections::BTreeMap::from([(node, Member { address: address.to_owned() })]);
     let voters = vec![std::collections::BTreeSet::from([node])];
     let stamp: Stamp = command.stamp;
-    let encoded = EncodedCommand::new(&Versioned::V1(command)).map_err(|error| OpenFault::State(error.to_string()))?;
+    let encoded = EncodedCommand::new(&Versioned::new(command)).map_err(|error| OpenFault::State(error.to_string()))?;
     let part = Part { proposer: node, boot: 0, number: 0, commands: Arc::new([encoded]) };
     let batch = Batch { stamp, lead, parts: Arc::new([part]) };
     let at = |offset| LogId::new(lead, last.index + offset);

@@ -94,6 +94,10 @@ pub struct ServeArguments {
     #[arg(long, hide = true, value_name = "NUMBER", requires = "peer_listen")]
     pub newest_version: Option<u32>,
 
+    /// For tests of two versions in one cluster: know no newer version of commands than this one.
+    #[arg(long, hide = true, value_name = "NUMBER")]
+    pub newest_state: Option<u32>,
+
     /// Availability zone, room or rack that fails as one: the cluster spreads its voters over zones.
     #[arg(long, env = "KAGIMORI_HSM_ZONE", value_name = "NAME", default_value = "")]
     pub zone: String,

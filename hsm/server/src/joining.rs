@@ -108,6 +108,7 @@ fn ask(surroundings: &Surroundings, peers: &Peers, members: &[SocketAddr]) -> Re
         client_address: own.client_address,
         sealing_key: own.sealing_key,
         release: own.version,
+        newest_state: own.state_version,
     };
     let mut said = Vec::new();
     let mut code = None;

@@ -170,7 +170,7 @@ fn show_status(status: &StatusReply) -> Shown {
     let json = serde_json::json!({
         "members": status.members.iter().map(member_json).collect::<Vec<_>>(),
         "version": status.version, "process": status.process, "sandbox": status.sandbox, "lifecycle": lifecycle,
-        "cluster": status.cluster, "incarnation": status.incarnation, "hsm": status.hsm, "joining": status.joining, "witness": status.witness, "label": status.label, "mode": mode,
+        "cluster": status.cluster, "incarnation": status.incarnation, "commands_version": status.commands_version, "hsm": status.hsm, "joining": status.joining, "witness": status.witness, "label": status.label, "mode": mode,
         "epoch": status.epoch, "epoch_progress": status.epoch_progress,
         "holds_epoch_before": status.holds_epoch_before, "applied_index": status.applied_index, "objects": status.objects, "users": status.users,
         "sessions": status.sessions, "client_address": status.client_address, "client_socket": status.client_socket,

@@ -362,6 +362,21 @@ impl Member {
         here <= applied && self.node.read().members().contains_key(&NodeId(self.place.node))
     }
 
+    /// Has the cluster use what every member's program knows by now, when this HSM leads. Does not wait.
+    pub fn raise_version(&self) {
+        let Some(version) = self.node.read().possible_version() else { return };
+        let status = self.node.status();
+        if status.leader != Some(status.node) {
+            return;
+        }
+        tracing::info!(version, "every HSM knows this version of commands: the cluster uses it from now on");
+        let done = |outcome| match outcome {
+            Outcome::Done { result: Ok(_), .. } => {}
+            _ => tracing::debug!("the version of commands is raised in the next round"),
+        };
+        self.node.propose(NOBODY, Action::RaiseVersion { version }, Box::new(done));
+    }
+
     /// Corrects what the roster says of this HSM's addresses, zone and version. Does not wait.
     pub fn announce(&self) {
         let member = formation::own_record(&self.surroundings, self.client_address());
@@ -370,7 +385,8 @@ impl Member {
             let same = known.zone == member.zone
                 && known.peer_address == member.peer_address
                 && known.client_address == member.client_address
-                && known.version == member.version;
+                && known.version == member.version
+                && known.state_version == member.state_version;
             !same && known.certificate == member.certificate
         });
         if !differs {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use hsm_core::limits::{ADDRESS_BYTES, ZONE_BYTES};
+use hsm_core::versions;
 use hsm_replication::versions::NEWEST;
 
 use crate::command_line::{LogFormat, ServeArguments, SocketAccess};
@@ -23,6 +24,7 @@ pub struct Settings {
     peers: Option<PeerSettings>,
     zone: String,
     witness: bool,
+    newest_state: u32,
     unix_socket: Option<(PathBuf, SocketAccess)>,
     management_socket: PathBuf,
     health: Option<SocketAddr>,
@@ -44,6 +46,8 @@ pub struct PeerSettings {
     pub ports: Vec<u16>,
     /// The newest version of the protocol between HSMs that it speaks: this program's own, but in tests of two versions.
     pub newest_version: u32,
+    /// The newest version of commands that it knows.
+    pub newest_state: u32,
 }
 
 /// What seals the cluster master key at rest.
@@ -107,6 +111,7 @@ impl Settings {
             peers,
             zone: arguments.zone.clone(),
             witness: arguments.witness,
+            newest_state: arguments.newest_state.unwrap_or(versions::NEWEST).min(versions::NEWEST),
             unix_socket: unix_socket.map(|path| (path, arguments.unix_socket_access)),
             management_socket,
             health: arguments.health,
@@ -173,6 +178,11 @@ impl Settings {
         self.log_format
     }
 
+    /// The newest version of commands that this HSM knows: the program's own, but in tests of two versions.
+    pub fn newest_state(&self) -> u32 {
+        self.newest_state
+    }
+
     /// Filter of the log.
     pub fn log_filter(&self) -> &str {
         &self.log_filter
@@ -214,7 +224,8 @@ impl PeerSettings {
             None => vec![listen.port()],
         };
         let newest_version = arguments.newest_version.unwrap_or(NEWEST).min(NEWEST);
-        Ok(Some(Self { listen, address, ports, newest_version }))
+        let newest_state = arguments.newest_state.unwrap_or(versions::NEWEST).min(versions::NEWEST);
+        Ok(Some(Self { listen, address, ports, newest_version, newest_state }))
     }
 }
 

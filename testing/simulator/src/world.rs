@@ -106,6 +106,7 @@ impl World {
     pub fn settings_on(&self, disk: Arc<dyn Disk>) -> Settings {
         let faults = self.faults.clone();
         Settings {
+            newest_state: hsm_core::versions::NEWEST,
             disk,
             clock: self.clock.clone(),
             randomness: self.random.clone(),

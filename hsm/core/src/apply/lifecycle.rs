@@ -47,6 +47,7 @@ pub(super) fn form(work: &mut Work<'_>, form: &Form) -> Answer {
         client_anchors: Vec::new(),
         client_certificates_required: false,
         quotas: QuotaProfile::Ours,
+        version: form.member.state_version,
         policy: ClusterPolicy::default(),
         epoch_due: false,
     });

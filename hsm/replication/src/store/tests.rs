@@ -100,6 +100,7 @@ fn parts(opened: Opened) -> (LogStore, Machine) {
         history: Arc::default(),
         node,
         lease: Arc::new(crate::leases::Lease::new(true)),
+        newest_state: hsm_core::versions::NEWEST,
     };
     (log, machine)
 }
@@ -263,7 +264,7 @@ async fn a_batch_that_was_meant_for_another_lead_is_void() {
     let origin = hsm_core::command::Origin { session: None, sequence: 0, lowest_unanswered: 0 };
     let action = hsm_core::Action::RemoveMember { hsm: hsm_core::HsmId([1; 16]) };
     let command = hsm_core::Command { stamp: hsm_core::Stamp(5), origin, action };
-    let encoded = EncodedCommand::new(&hsm_core::command::Versioned::V1(command)).unwrap();
+    let encoded = EncodedCommand::new(&hsm_core::command::Versioned::new(command)).unwrap();
     for (index, (term, node), applied) in [(0, (2, 7), 0), (1, (3, 8), 0), (2, (3, 7), 1)] {
         // It stands in the log under the lead of node 7 in term 3.
         let mut entry = blank_ent::<Types>(3, 7, index);
@@ -275,4 +276,23 @@ async fn a_batch_that_was_meant_for_another_lead_is_void() {
         assert_eq!(machine.applied.now().0, applied);
         assert_eq!(machine.applied_state().await.unwrap().0.map(|last| last.index), Some(index));
     }
+}
+
+#[tokio::test]
+async fn a_command_of_a_later_version_stops_the_node_by_name_and_is_not_guessed_at() {
+    let (_log, mut machine) = parts(open(&MemoryDisk::default(), &key(), Some(7)).unwrap());
+    let told = Arc::new(Mutex::new(None));
+    let ear = told.clone();
+    machine.faults = Arc::new(Faults::new(Arc::new(move |fault| *ear.lock() = Some(fault))));
+    let later = hsm_core::versions::NEWEST + 1;
+    // Postcard's number of the variant, then what this program cannot know.
+    let encoded = EncodedCommand(vec![u8::try_from(later - 1).unwrap(), 0xde, 0xad]);
+    let part = Part { proposer: 8, boot: 1, number: 1, commands: Arc::new([encoded]) };
+    let mut entry = blank_ent::<Types>(1, 7, 0);
+    let (stamp, lead) = (hsm_core::Stamp(5), Lead::new(1, 7));
+    entry.payload = openraft::EntryPayload::Normal(Batch { stamp, lead, parts: Arc::new([part]) });
+    assert!(machine.apply([entry]).await.is_err());
+    assert_eq!(machine.applied.now().0, 0);
+    let fault = told.lock().take().expect("the process is told");
+    assert!(matches!(fault, crate::fault::Fault::NewerCommand { found, .. } if found == later), "{fault}");
 }

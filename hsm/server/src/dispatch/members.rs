@@ -88,6 +88,7 @@ pub(super) fn list(call: &Call<'_>) -> Result<Answered> {
         epoch_keys: record.map_or(0, |record| record.keys),
         epoch_keys_moved: record.map_or(0, |record| record.moved),
         epoch_settled: record.is_none_or(EpochRecord::is_settled),
+        state_version: state.version(),
         rates: rates.iter().map(rate_message).collect(),
         rates_milliseconds: u64::try_from(rates_over.as_millis()).unwrap_or(u64::MAX),
     };
@@ -122,6 +123,7 @@ fn describe(node: NodeId, member: &MemberRecord, status: &Status) -> wire::Membe
         client_address: member.client_address.clone(),
         version: member.version.clone(),
         admitted_at: member.admitted_at.0,
+        state_version: member.state_version,
         part: part(node, status) as i32,
         applied_index: if is_this {
             Some(status.applied.0)

@@ -71,6 +71,7 @@ fn record(caller: &Caller, newcomer: Newcomer) -> MemberRecord {
         certificate: caller.certificate.clone(),
         sealing_key: newcomer.sealing_key,
         version: newcomer.release,
+        state_version: super::state_version(newcomer.newest_state),
         admitted_at: Stamp::default(),
     }
 }
@@ -80,6 +81,7 @@ fn judge(home: &Home, member: &MemberRecord) -> Result<(), PeerRefusal> {
     if member.kind == MemberKind::Hsm && home.masters.held().present.is_keyless() {
         return Err(PeerRefusal::Keyless);
     }
+    super::inbound::check_state_version(home, member.state_version)?;
     let now = home.node.now();
     let state = home.node.read();
     if state.cluster().is_none() {

@@ -60,6 +60,12 @@ pub enum PeerRefusal {
     /// The log decided so.
     #[error("{}", .0.explanation())]
     Log(ErrorCode),
+    /// The cluster uses commands that the asker does not know.
+    #[error("the cluster uses version {needs} of commands, which this HSM's program does not know: update this HSM")]
+    TooOld {
+        /// The version that the cluster uses.
+        needs: u32,
+    },
     /// A reason that this version does not know.
     #[error("for a reason that this version does not know (number {0}): update the older HSM")]
     Unknown(u32),
@@ -80,6 +86,7 @@ impl PeerRefusal {
             Self::Malformed => 10,
             Self::TooLong => 11,
             Self::Log(_) => 12,
+            Self::TooOld { .. } => 13,
             Self::Unknown(number) => *number,
         }
     }
@@ -91,6 +98,7 @@ impl PeerRefusal {
             code: if let Self::Log(code) = self { *code as u32 } else { 0 },
             applied: if let Self::Stranger { applied } = self { *applied } else { 0 },
             release: env!("CARGO_PKG_VERSION").to_owned(),
+            state_version: if let Self::TooOld { needs } = self { *needs } else { 0 },
             oldest_version: if let Self::Version { oldest, .. } = self { *oldest } else { OLDEST },
             newest_version: if let Self::Version { newest, .. } = self { *newest } else { NEWEST },
         }
@@ -114,6 +122,7 @@ impl PeerRefusal {
             10 => Self::Malformed,
             11 => Self::TooLong,
             12 => ErrorCode::from_number(refused.code).map_or(Self::Unknown(12), Self::Log),
+            13 => Self::TooOld { needs: refused.state_version },
             number => Self::Unknown(number),
         }
     }
@@ -125,6 +134,7 @@ impl PeerRefusal {
             Self::OtherCluster | Self::OtherHistory | Self::OtherNode => ErrorCode::OtherIncarnation,
             Self::Stranger { .. } | Self::Keyless | Self::Twin => ErrorCode::AdmissionRefused,
             Self::NotReady => ErrorCode::NotReady,
+            Self::TooOld { .. } => ErrorCode::VersionRefused,
             Self::Proof => ErrorCode::CertificateRefused,
             Self::Malformed => ErrorCode::Malformed,
             Self::TooLong => ErrorCode::TooLarge,
@@ -216,6 +226,7 @@ mod tests {
             PeerRefusal::Twin,
             PeerRefusal::Malformed,
             PeerRefusal::TooLong,
+            PeerRefusal::TooOld { needs: 2 },
             PeerRefusal::Log(ErrorCode::MemberLimit),
             PeerRefusal::Unknown(99),
         ];

@@ -79,8 +79,9 @@ async fn serve(peers: &Arc<Peers>, socket: TcpStream, source: SocketAddr) {
         tracing::warn!(hsm = %name(caller.hsm), theirs = opening.release, "an HSM of another version");
         return refuse(&mut stream, &caller, source, &refusal).await;
     }
-    match opening.purpose {
-        Some(opening::Purpose::Link(link)) => match judge_link(peers, &caller, &link, opening.process) {
+    let purpose = opening.purpose.clone();
+    match purpose {
+        Some(opening::Purpose::Link(link)) => match judge_link(peers, &caller, &link, &opening) {
             Ok((home, visit)) => {
                 let version = opening.newest_version.min(newest);
                 answer(&mut stream, opening_reply::Body::Linked(Linked { version })).await;
@@ -97,7 +98,7 @@ async fn serve(peers: &Arc<Peers>, socket: TcpStream, source: SocketAddr) {
 }
 
 /// Whether this certificate may speak for this node, to this node, now.
-fn judge_link(peers: &Peers, caller: &Caller, link: &Link, process: u64) -> Result<(Home, Visit), PeerRefusal> {
+fn judge_link(peers: &Peers, caller: &Caller, link: &Link, opening: &Opening) -> Result<(Home, Visit), PeerRefusal> {
     let home = peers.home().ok_or(PeerRefusal::NotReady)?;
     if link.cluster != home.place.cluster {
         return Err(PeerRefusal::OtherCluster);
@@ -113,8 +114,15 @@ fn judge_link(peers: &Peers, caller: &Caller, link: &Link, process: u64) -> Resu
         tracing::warn!(hsm = %name(caller.hsm), node = format!("{:x}", link.from), "an HSM poses as another node");
         return Err(PeerRefusal::Stranger { applied: 0 });
     }
-    let visit = peers.callers.enter(link.from, process)?;
+    check_state_version(&home, super::state_version(opening.newest_state))?;
+    let visit = peers.callers.enter(link.from, opening.process)?;
     Ok((home, visit))
+}
+
+/// An HSM that does not know what the cluster uses would have to guess at it.
+pub(super) fn check_state_version(home: &Home, knows: u32) -> Result<(), PeerRefusal> {
+    let needs = home.node.read().version();
+    if knows < needs { Err(PeerRefusal::TooOld { needs }) } else { Ok(()) }
 }
 
 /// The certificate that the roster has for this node. The index is read before the roster, so that the roster is at least

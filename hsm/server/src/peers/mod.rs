@@ -227,6 +227,11 @@ impl Network for Peers {
     }
 }
 
+/// The first version of commands, for whoever does not say.
+pub(crate) fn state_version(told: u32) -> u32 {
+    told.max(hsm_core::versions::OLDEST)
+}
+
 /// What every connection begins with.
 fn opening(settings: &PeerSettings, process: u64, purpose: opening::Purpose) -> Opening {
     Opening {
@@ -234,6 +239,7 @@ fn opening(settings: &PeerSettings, process: u64, purpose: opening::Purpose) -> 
         newest_version: settings.newest_version,
         release: env!("CARGO_PKG_VERSION").to_owned(),
         process,
+        newest_state: settings.newest_state,
         purpose: Some(purpose),
     }
 }

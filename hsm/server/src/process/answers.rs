@@ -111,6 +111,7 @@ impl Process {
             status.fips = record.fips;
             status.epoch = record.epoch.0;
             status.epoch_progress = epochs::progress(record.epoch, state.epoch_record());
+            status.commands_version = record.version;
             status.label = record.label.clone();
             status.client_certificates_required = record.client_certificates_required;
         }

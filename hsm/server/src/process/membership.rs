@@ -114,6 +114,7 @@ impl Process {
         let Some(member) = self.member() else { return Ok(()) };
         member.announce();
         member.look_at_epochs();
+        member.raise_version();
         member.open_doors()?;
         if member.follow_roster() { Ok(()) } else { Err(self.removed()) }
     }

@@ -22,3 +22,4 @@ mod several;
 mod stranger;
 mod support;
 mod tls;
+mod versions;

@@ -113,7 +113,14 @@ pub(crate) fn refusal(reply: OpeningReply) -> Refused {
 }
 
 pub(crate) fn opening(purpose: opening::Purpose) -> Opening {
-    Opening { oldest_version: 1, newest_version: 1, release: "0.0.0".to_owned(), process: 1, purpose: Some(purpose) }
+    Opening {
+        oldest_version: 1,
+        newest_version: 1,
+        release: "0.0.0".to_owned(),
+        process: 1,
+        newest_state: hsm_core::versions::NEWEST,
+        purpose: Some(purpose),
+    }
 }
 
 fn now() -> Duration {

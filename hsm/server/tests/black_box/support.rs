@@ -101,6 +101,16 @@ impl Running {
         replace(&mut self.extra, name, value);
     }
 
+    /// Its further arguments.
+    pub(crate) fn arguments(&self) -> &[String] {
+        &self.extra
+    }
+
+    /// From the next start on it goes without the last so many of them.
+    pub(crate) fn drop_arguments(&mut self, count: usize) {
+        self.extra.truncate(self.extra.len() - count);
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
