@@ -12,7 +12,7 @@ use crate::peers::free_address;
 use crate::support::{Running, folder};
 
 pub(crate) const ADMIN: &[u8] = b"admin password";
-const USER: &[u8] = b"user password";
+pub(crate) const USER: &[u8] = b"user password";
 
 /// DER of the object identifier of P-256.
 const P256: &[u8] = &[0x06, 0x08, 0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x03, 0x01, 0x07];

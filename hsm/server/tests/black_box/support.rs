@@ -28,8 +28,12 @@ pub(crate) fn folder() -> TempDir {
 pub(crate) fn serve_command(folder: &Path, extra: &[&str]) -> Command {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).expect("a log");
     let mut command = Command::new(PROGRAM);
+    // A client's address that changes with every start, unless the test wants one that stays.
+    let listen: &[&str] = if extra.contains(&"--listen") { &[] } else { &["--listen", "127.0.0.1:0"] };
     command
-        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg("serve")
+        .args(listen)
+        .arg("--data-dir")
         .arg(folder.join("data"))
         .args(extra)
         .stdin(Stdio::null())
