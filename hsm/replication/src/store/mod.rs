@@ -6,6 +6,8 @@
 //!
 //! [`opening`] verifies and loads, [`log`] is openraft's view of the log, [`snapshot`] moves the state to another member.
 
+#[cfg(test)]
+mod fixtures;
 pub(crate) mod log;
 mod mark;
 pub(crate) mod opening;

@@ -77,6 +77,14 @@ pub(crate) struct Chunk {
     end: Option<(Progress, ByteArray<48>)>,
 }
 
+#[cfg(test)]
+impl Chunk {
+    /// Whether the snapshot ends with it.
+    pub(crate) fn is_last(&self) -> bool {
+        self.end.is_some()
+    }
+}
+
 #[derive(Clone, Serialize, Deserialize)]
 enum ChunkRow {
     State(ByteBuf, ByteBuf),

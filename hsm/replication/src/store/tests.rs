@@ -26,7 +26,7 @@ use crate::types::{Batch, EncodedCommand, Lead, NodeId, Part, RaftStorageError, 
 
 /// Memory that outlives the database on it.
 #[derive(Clone, Debug, Default)]
-struct MemoryDisk(Arc<InMemoryBackend>);
+pub(super) struct MemoryDisk(Arc<InMemoryBackend>);
 
 impl StorageBackend for MemoryDisk {
     fn len(&self) -> std::io::Result<u64> {
@@ -72,18 +72,18 @@ impl Disk for MemoryDisk {
     }
 }
 
-fn key() -> StorageKey {
+pub(super) fn key() -> StorageKey {
     let module = Module::start().unwrap();
     MasterKey::generate(&module, Epoch(1)).unwrap().storage_key(&module).unwrap()
 }
 
-fn open(disk: &MemoryDisk, key: &StorageKey, new_node: Option<NodeId>) -> Result<Opened, OpenFault> {
+pub(super) fn open(disk: &MemoryDisk, key: &StorageKey, new_node: Option<NodeId>) -> Result<Opened, OpenFault> {
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
     let beginning = new_node.map_or(Beginning::No, Beginning::Forms);
     opening::open(&disk, key, 1024 * 1024, &Arc::new(Faults::new(Arc::new(|_| {}))), beginning)
 }
 
-fn parts(opened: Opened) -> (LogStore, Machine) {
+pub(super) fn parts(opened: Opened) -> (LogStore, Machine) {
     let Opened { store, node, hsm, progress, log, vote, stamped, .. } = opened;
     let stamper = Arc::new(Stamper::new(Arc::new(SystemClock::start()), stamped));
     let proposals = Arc::new(Proposals::new(node, 1, std::time::Duration::from_secs(1), 0));

@@ -213,7 +213,7 @@ impl Cluster {
     }
 
     /// A client that prefers this HSM, which is the only one in its zone, and knows where the others are.
-    fn pinned_client(&self, at: usize) -> Client {
+    pub(crate) fn pinned_client(&self, at: usize) -> Client {
         // An HSM tells the cluster its address some moments after it joined.
         eventually("addresses for clients", || {
             let known = self.client(at).cluster_info().unwrap();

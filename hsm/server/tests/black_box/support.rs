@@ -29,7 +29,8 @@ pub(crate) fn folder() -> TempDir {
 pub(crate) fn serve_command(folder: &Path, extra: &[&str]) -> Command {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).expect("a log");
     let mut command = Command::new(PROGRAM);
-    let listen = if extra.contains(&"--listen") { &[][..] } else { &["--listen", "127.0.0.1:0"] };
+    // A client's address that changes with every start, unless the test wants one that stays.
+    let listen: &[&str] = if extra.contains(&"--listen") { &[] } else { &["--listen", "127.0.0.1:0"] };
     command
         .arg("serve")
         .args(listen)

@@ -309,6 +309,7 @@ impl Machine {
             }
         };
         Settings {
+            newest_state: hsm_core::versions::NEWEST,
             disk: Arc::new(self.disk.clone()),
             clock: self.clock.clone(),
             randomness: Arc::new(Random::new(random.next())),
