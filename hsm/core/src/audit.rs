@@ -64,6 +64,8 @@ pub enum Event {
     UpdateMember = 0x1_000f,
     BeginEpoch = 0x1_0010,
     BeginIncarnation = 0x1_0011,
+    BeginReissue = 0x1_0012,
+    FinishReissue = 0x1_0013,
 }
 
 /// The link that follows `previous` when `record` is appended: SHA-384(previous ‖ record in postcard).

@@ -161,6 +161,7 @@ mod tests {
             quotas,
             policy: crate::roster::ClusterPolicy::default(),
             epoch_due: false,
+            sealed_next_cluster_key: Vec::new(),
         };
         let mut state = State { cluster: Some(cluster), ..State::default() };
         for number in 0..count {
