@@ -202,6 +202,19 @@ pub(crate) enum ClusterCommand {
     /// What HSMs do that are cut off.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Give the cluster another TLS key and certificate: after a removal, because the removed HSM knows the key. By an admin.
+    #[command(subcommand)]
+    Reissue(ReissueCommand),
+    /// On the host of an HSM: go on with it alone when the majority of the cluster is gone for good. It says what is lost,
+    /// and asks. Hands over to `kagimori-hsm manage recover`.
+    Recover {
+        /// The HSM's management socket.
+        #[arg(long, env = "KAGIMORI_HSM_MANAGEMENT_SOCKET", value_name = "PATH")]
+        socket: PathBuf,
+        /// Do not ask to type the cluster's name.
+        #[arg(long)]
+        yes: bool,
+    },
     /// Take an HSM out of the cluster. By an admin.
     RemoveHsm {
         /// Its id, as `cluster status` shows it.
@@ -256,6 +269,27 @@ pub(crate) enum Switch {
     On,
     /// It is not so.
     Off,
+}
+
+/// `cluster reissue …`.
+#[derive(Subcommand)]
+pub(crate) enum ReissueCommand {
+    /// Make a key, and write the request that the CA must sign. A key that waited before is void.
+    Begin {
+        /// File for the request, PEM.
+        #[arg(long, value_name = "FILE")]
+        csr_out: PathBuf,
+    },
+    /// Bring what the CA signed: every HSM shows it to new connections from then on.
+    Finish {
+        /// The signed certificate, PEM.
+        #[arg(long, value_name = "FILE")]
+        certificate: PathBuf,
+        /// The self-signed certificate of the CA that signed it, PEM. Clients trust it alone: with another CA than before,
+        /// give them this file first.
+        #[arg(long, value_name = "FILE")]
+        trust_anchor: PathBuf,
+    },
 }
 
 /// `cluster mtls …`.

@@ -8,6 +8,7 @@ mod epochs;
 mod lifecycle;
 mod logins;
 mod objects;
+mod reissue;
 mod roster;
 mod sessions;
 mod users;
@@ -28,6 +29,7 @@ use crate::work::{Entry, Work};
 
 pub(crate) use anchors::{judge_client_certificates, judge_deregistration, judge_registration};
 pub(crate) use objects::{judge_destruction, judge_room};
+pub(crate) use reissue::{judge as judge_reissue, judge_waiting as judge_waiting_reissue};
 pub(crate) use roster::{judge_admission, judge_approval, judge_release_rule, judge_removal, judge_rule, judge_window};
 pub(crate) use users::{judge_creation, judge_deletion, judge_enabling, judge_logout_everywhere, judge_password};
 
@@ -70,6 +72,8 @@ fn act(work: &mut Work<'_>, caller: Caller, action: &Action) -> Answer {
         }
         Action::Activate { verifier } => lifecycle::activate(work, verifier),
         Action::Zeroize => lifecycle::zeroize(work, caller),
+        Action::BeginReissue { epoch, sealed_cluster_key } => reissue::begin(work, caller, *epoch, sealed_cluster_key),
+        Action::FinishReissue { certificate, trust_anchor } => reissue::finish(work, caller, certificate, trust_anchor),
         Action::ReserveAttempt { attempt, name, role } => logins::reserve(work, *attempt, name, *role),
         Action::FinishLogin { attempt, session } => logins::finish(work, *attempt, session.as_ref()),
         Action::FailLogin { attempt } => logins::fail(work, *attempt),
@@ -199,6 +203,8 @@ fn entry(work: &Work<'_>, action: &Action, answer: &Answer) -> Option<Entry> {
         Action::SetClientCertificates { .. } => Entry::new(Event::SetClientCertificates),
         Action::BeginEpoch(_) => Entry::new(Event::BeginEpoch),
         Action::BeginIncarnation { .. } => Entry::new(Event::BeginIncarnation),
+        Action::BeginReissue { .. } => Entry::new(Event::BeginReissue),
+        Action::FinishReissue { .. } => Entry::new(Event::FinishReissue),
         Action::MovePayloads { .. } => return None,
         Action::AdmitMember { .. } => Entry::new(Event::AdmitMember),
         Action::RemoveMember { .. } => Entry::new(Event::RemoveMember),

@@ -66,6 +66,8 @@ pub enum Event {
     BeginIncarnation = 0x1_0011,
     RaiseVersion = 0x1_0012,
     SetReleaseRule = 0x1_0013,
+    BeginReissue = 0x1_0014,
+    FinishReissue = 0x1_0015,
 }
 
 /// The link that follows `previous` when `record` is appended: SHA-384(previous ‖ record in postcard).

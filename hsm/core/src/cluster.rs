@@ -47,6 +47,9 @@ pub struct ClusterRecord {
     pub policy: ClusterPolicy,
     /// An HSM was removed that knows the master key of this epoch: the next one is due.
     pub epoch_due: bool,
+    /// A new TLS key under the cluster's keys, for which the customer's CA has not signed yet; empty when there is none.
+    #[serde(with = "serde_bytes")]
+    pub sealed_next_cluster_key: Vec<u8>,
 }
 
 /// How much a cluster may hold, by name.

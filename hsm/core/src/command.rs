@@ -265,6 +265,22 @@ pub enum Action {
         /// The rule.
         rule: ReleaseRule,
     },
+    /// A new TLS key of the cluster waits for the customer's CA. One that waited before is void.
+    BeginReissue {
+        /// Epoch of the key that seals it.
+        epoch: Epoch,
+        /// The key under the cluster's keys.
+        #[serde(with = "serde_bytes")]
+        sealed_cluster_key: Vec<u8>,
+    },
+    /// The customer's CA has signed: the waiting key and its certificate take the place of what was there. The proposer has
+    /// checked the certificates.
+    FinishReissue {
+        /// PEM.
+        certificate: String,
+        /// PEM.
+        trust_anchor: String,
+    },
 }
 
 /// What a cluster begins with.

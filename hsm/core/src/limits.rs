@@ -119,6 +119,9 @@ pub const MOVES_PER_COMMAND: usize = 64;
 /// A master key sealed for one HSM, in bytes: an HPKE encapsulated key (97 for P-384), a key of 32 and a tag, with room.
 pub const SEALED_MASTER_BYTES: usize = 512;
 
+/// The cluster's TLS key under the cluster's keys, in bytes: PKCS #8 of P-384 has 185, with room for other kinds.
+pub const SEALED_CLUSTER_KEY_BYTES: usize = 4_096;
+
 /// Name of a zone, in bytes.
 pub const ZONE_BYTES: usize = 32;
 

@@ -63,6 +63,10 @@ pub enum Request<'a> {
     SetReleaseRule { rule: &'a ReleaseRule },
     /// See the members with their addresses, and the policy of the cluster.
     ShowCluster,
+    /// Begin to give the cluster another TLS key.
+    BeginReissue,
+    /// See what the customer's CA must sign for it, or bring what it signed.
+    FinishReissue,
     /// See the users.
     ListUsers,
     /// Register an anchor for client certificates.

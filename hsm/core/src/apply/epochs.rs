@@ -33,6 +33,8 @@ pub(super) fn begin(work: &mut Work<'_>, start: &EpochStart) -> Answer {
     cluster.epoch = start.epoch;
     cluster.epoch_due = false;
     cluster.sealed_cluster_key.clone_from(&start.sealed_cluster_key);
+    // Whoever was removed can open it, so that it must never serve: a reissue begins anew.
+    cluster.sealed_next_cluster_key.clear();
     // The activation password is void once the cluster is active.
     if !cluster.sealed_activation_password.is_empty() {
         cluster.sealed_activation_password.clone_from(&start.sealed_activation_password);

@@ -50,6 +50,7 @@ pub(super) fn form(work: &mut Work<'_>, form: &Form) -> Answer {
         version: form.member.state_version,
         policy: ClusterPolicy::default(),
         epoch_due: false,
+        sealed_next_cluster_key: Vec::new(),
     });
     roster::found(work, form.node, &form.member)?;
     let first = |name: &str, role, verifier| {

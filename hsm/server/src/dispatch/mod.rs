@@ -27,6 +27,7 @@ mod operate;
 mod passwords;
 mod policy;
 mod random;
+mod reissue;
 mod roster;
 mod route;
 mod service;
