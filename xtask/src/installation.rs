@@ -17,6 +17,7 @@ mod authority;
 mod cluster;
 mod files;
 mod members;
+pub(crate) mod network;
 mod process;
 
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 pub(crate) use files::Password;
+pub(crate) use network::Network;
 pub(crate) use process::{Running, other_addresses};
 
 use crate::narrate;
@@ -52,6 +54,12 @@ pub(crate) struct Wishes {
     pub(crate) cores: bool,
     /// How many HSMs; 0 is one, without peers.
     pub(crate) hsms: usize,
+    /// Namespaces that are the hosts of the HSMs and of their clients; otherwise all are on this one.
+    pub(crate) network: Option<Network>,
+    /// A Unix socket for clients at each HSM as well.
+    pub(crate) client_sockets: bool,
+    /// How long applications wait for a call, in seconds, where it is not what the library takes by itself.
+    pub(crate) call_timeout: Option<u32>,
 }
 
 /// The folder and what is known of it.
@@ -190,7 +198,7 @@ impl Installation {
 
     /// The command line, configured for this installation.
     pub(crate) fn kagimori(&self) -> Command {
-        let mut command = Command::new(self.programs.join("kagimori"));
+        let mut command = self.at_client(self.programs.join("kagimori"));
         command.env("KAGIMORI_CONFIG", self.client_configuration());
         for name in ["CLOUDHSM_ROLE", "CLOUDHSM_PIN", "KAGIMORI_ROLE", "KAGIMORI_PIN"] {
             command.env_remove(name);

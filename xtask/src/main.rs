@@ -5,6 +5,7 @@
 //! `fix` is the one that writes to the tree.
 
 mod bench;
+mod chaos;
 mod conversation;
 mod deny;
 mod installation;
@@ -40,6 +41,8 @@ enum Task {
     Test(testing::Arguments),
     /// Run simulated clusters under faults: a range of seeds, one seed with its log, or known bugs that must be found.
     Simulate(simulate::Arguments),
+    /// Run real HSM processes under kills, cuts, full and old disks while applications use them, and judge what these saw.
+    Chaos(chaos::Arguments),
     /// Read-only checks: format, lints, licences and bans, layers, documentation, lengths.
     Verify,
     /// Format the tree and apply the lints' own suggestions.
@@ -67,6 +70,7 @@ fn run(task: Task) -> Result<()> {
         Task::Quickstart(arguments) => quickstart::run(&workspace, &arguments),
         Task::Test(arguments) => testing::run(&workspace, &arguments),
         Task::Simulate(arguments) => simulate::run(&workspace, &arguments),
+        Task::Chaos(arguments) => chaos::run(&workspace, &arguments),
         Task::Verify => verify::run(&workspace),
         Task::Fix => verify::fix(&workspace),
         Task::Bench(arguments) => bench::run(&workspace, &arguments),

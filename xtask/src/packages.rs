@@ -60,6 +60,9 @@ pub(crate) const BENCH: &[Package] = &[Package {
     ]),
 }];
 
+/// What makes namespaces into hosts, and cuts them off from each other.
+pub(crate) const NETWORK: &[Package] = &[program("iproute2", "ip"), program("nftables", "nft")];
+
 impl Package {
     fn is_there(&self) -> bool {
         if self.name == "python3-venv" {

@@ -10,7 +10,7 @@ mod disposable;
 mod fuzz;
 mod rust;
 mod scripts;
-mod yard;
+pub(crate) mod yard;
 
 use std::time::{Duration, Instant};
 

@@ -41,8 +41,13 @@ impl Installation {
     }
 
     /// How steps name it.
-    pub(super) fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         if self.size() == 1 { "the HSM".to_owned() } else { format!("HSM {} ({})", self.number, self.zone()) }
+    }
+
+    /// Which of the HSMs it speaks of, from 1.
+    pub(crate) fn number(&self) -> usize {
+        self.number
     }
 
     /// Its zone.
@@ -53,6 +58,9 @@ impl Installation {
 
     /// Loopback address that it has for itself where there are several.
     pub(super) fn host(&self) -> Ipv4Addr {
+        if let Some(network) = &self.wishes.network {
+            return network.address(self.number);
+        }
         match u8::try_from(self.number) {
             Ok(number) if self.size() > 1 => Ipv4Addr::new(127, 0, number, 1),
             _ => Ipv4Addr::LOCALHOST,
@@ -65,9 +73,12 @@ impl Installation {
     }
 
     /// Where it listens for other HSMs; `None` when there are none. All use one port, chosen once.
-    pub(super) fn peer_address(&self) -> Result<Option<SocketAddr>> {
+    pub(crate) fn peer_address(&self) -> Result<Option<SocketAddr>> {
         if self.size() == 1 {
             return Ok(None);
+        }
+        if self.wishes.network.is_some() {
+            return Ok(Some(SocketAddr::from((self.host(), PEER_PORT))));
         }
         let file = self.folder().join("peer-port");
         let port = match std::fs::read_to_string(&file) {
@@ -112,7 +123,7 @@ impl Installation {
             let first = first.context("an HSM that joins needs the address of another")?;
             let step = narrate::begin(format!("{} joins the cluster", hsm.name()));
             if hsm.status()?.stage == Stage::Blank {
-                capture(hsm.manage().args(["join", "--member", &first.to_string()]))?;
+                hsm.join(first)?;
             }
             hsm.wait_until(Stage::Active, JOIN_PATIENCE)?;
             write_private(&hsm.joined_file(), "")?;
@@ -123,6 +134,16 @@ impl Installation {
             self.wait_for_voters()?;
         }
         Ok(running)
+    }
+
+    /// Has it join the cluster that the HSM at this address is a member of.
+    pub(crate) fn join(&self, member: SocketAddr) -> Result<()> {
+        capture(self.manage().args(["join", "--member", &member.to_string()])).map(drop)
+    }
+
+    /// Has it leave its cluster: it destroys its keys and ends.
+    pub(crate) fn leave(&self) -> Result<()> {
+        capture(self.manage().arg("leave")).map(drop)
     }
 
     /// Waits until so many HSMs vote as a cluster of this size has: from then on it outlives the loss of one.

@@ -136,10 +136,12 @@ impl Installation {
         private_folder(&self.client())?;
         self.make_client_certificate()?;
         let addresses = self.client_addresses()?;
+        let patience =
+            self.wishes.call_timeout.map_or_else(String::new, |time| format!("call-timeout-seconds = {time}\n"));
         let text = format!(
             "# Written by `cargo xtask quickstart`. See docs/operations/client-toml.md.\n\n[[cluster]]\nlabel = \
              \"{LABEL}\"\naddresses = [{addresses}]\ntrust-anchor = \"customerCA.crt\"\nclient-certificate = \
-             \"client.crt\"\nclient-key = \"client.key\"\ndefault-user = \"{CRYPTO_USER}\"\n"
+             \"client.crt\"\nclient-key = \"client.key\"\ndefault-user = \"{CRYPTO_USER}\"\n{patience}"
         );
         std::fs::write(self.client_configuration(), text).context("client.toml cannot be written")?;
         let copies = [

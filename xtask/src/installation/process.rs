@@ -45,6 +45,11 @@ impl Running {
         self.process
     }
 
+    /// Sends it a signal by its name.
+    pub(crate) fn signal(&self, name: &str) -> Result<()> {
+        capture(Command::new("kill").args(["-s", name, &self.process.to_string()])).map(drop)
+    }
+
     /// Waits until it has ended by itself. Only for a child.
     pub(crate) fn has_ended(&mut self) -> Result<bool> {
         match &mut self.child {
@@ -102,6 +107,11 @@ impl Installation {
         let addresses = self.choose_addresses()?;
         let mut child = self.serve(addresses)?.spawn().context("kagimori-hsm cannot be started")?;
         super::files::write_private(&self.process_file(), &child.id().to_string())?;
+        self.wait_for_answer(&mut child)?;
+        Ok(Running { process: child.id(), child: Some(child) })
+    }
+
+    fn wait_for_answer(&self, child: &mut Child) -> Result<()> {
         let began = Instant::now();
         while self.status().is_err() {
             if let Some(status) = child.try_wait()? {
@@ -113,7 +123,7 @@ impl Installation {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        Ok(Running { process: child.id(), child: Some(child) })
+        Ok(())
     }
 
     /// The command that runs the HSM, its output going to the log.
@@ -124,7 +134,7 @@ impl Installation {
             shell.args(["-c", "ulimit -c unlimited; exec \"$0\" \"$@\""]).arg(program);
             shell
         } else {
-            Command::new(program)
+            self.at_host(program)
         };
         command.arg("serve").arg("--data-dir").arg(self.data()).arg("--listen").arg(addresses.clients.to_string());
         command.arg("--management-socket").arg(self.management_socket());
@@ -132,6 +142,9 @@ impl Installation {
         if let Some(peers) = addresses.peers {
             command.arg("--peer-listen").arg(peers.to_string()).arg("--zone").arg(self.zone());
             command.arg("--installation").arg(self.card());
+        }
+        if self.wishes.client_sockets {
+            command.arg("--unix-socket").arg(self.client_socket());
         }
         if let Some(filter) = self.wishes.log {
             command.args(["--log", filter]);
@@ -161,6 +174,11 @@ impl Installation {
     /// The HSM's data folder.
     pub(crate) fn data(&self) -> PathBuf {
         self.hsm().join("data")
+    }
+
+    /// Where it serves clients of its host, if that was wished for.
+    pub(crate) fn client_socket(&self) -> PathBuf {
+        self.hsm().join("clients.sock")
     }
 
     /// The HSM's log.
@@ -218,8 +236,13 @@ impl Installation {
     fn choose_addresses(&self) -> Result<Addresses> {
         let last = self.addresses().ok();
         let host = self.host();
-        let clients = free(host, last.map_or(CLIENT_PORT, |last| last.clients.port()))?;
-        let health = free(Ipv4Addr::LOCALHOST, last.map_or(HEALTH_PORT, |last| last.health.port()))?;
+        let (clients, health) = if self.wishes.network.is_some() {
+            // The HSM has a host for itself, whose ports cannot be tried from here.
+            (SocketAddr::from((host, CLIENT_PORT)), SocketAddr::from((Ipv4Addr::LOCALHOST, HEALTH_PORT)))
+        } else {
+            let clients = free(host, last.map_or(CLIENT_PORT, |last| last.clients.port()))?;
+            (clients, free(Ipv4Addr::LOCALHOST, last.map_or(HEALTH_PORT, |last| last.health.port()))?)
+        };
         let peers = self.peer_address()?;
         let third = peers.map_or_else(String::new, |peers| format!("{peers}\n"));
         let text = format!("{clients}\n{health}\n{third}");

@@ -48,7 +48,7 @@ pub(super) fn run(workspace: &Workspace) -> Result<Tally> {
 }
 
 /// A Python with the packages, made once.
-fn python(workspace: &Workspace) -> Result<PathBuf> {
+pub(crate) fn python(workspace: &Workspace) -> Result<PathBuf> {
     let version = capture(Command::new("python3").args(["-c", "import sys; print('%d.%d' % sys.version_info[:2])"]))?;
     let names = PYTHON_PACKAGES.join("-").replace("==", "-");
     let folder = workspace.tools().join(format!("python-{}-{names}", version.trim()));
@@ -70,14 +70,14 @@ fn python(workspace: &Workspace) -> Result<PathBuf> {
 
 /// A list of allowed failures.
 #[derive(Default)]
-struct Allowed {
+pub(crate) struct Allowed {
     /// Step, how often it may fail.
     failures: BTreeMap<String, u64>,
     skips: u64,
 }
 
 impl Allowed {
-    fn read(workspace: &Workspace, script: &str) -> Result<Self> {
+    pub(crate) fn read(workspace: &Workspace, script: &str) -> Result<Self> {
         let path = workspace.path(format!("testing/conformance/allowed/{script}.txt"));
         let text = std::fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
         Self::parse(&text).with_context(|| format!("in {}", path.display()))
@@ -108,6 +108,12 @@ struct Verdict {
     tally: Tally,
     summary: String,
     notes: Vec<String>,
+}
+
+/// How many steps of a script passed, and what failed that is not allowed to.
+pub(crate) fn judged(said: &str, allowed: &Allowed) -> (u64, Vec<String>) {
+    let verdict = judge(said, allowed);
+    (verdict.tally.passed, verdict.notes.into_iter().filter(|note| note.starts_with("FAILED")).collect())
 }
 
 /// Steps of a script's output that failed, and how many passed and were skipped.
