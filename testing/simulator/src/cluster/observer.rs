@@ -158,6 +158,7 @@ impl Cluster {
         lead.into_iter().for_each(|(place, term)| self.trace.tell(|| format!("machine {place} leads in term {term}")));
         self.compare_chains(&statuses);
         self.look_for_forgetful(&statuses);
+        self.look_for_forgotten_votes(&statuses);
         self.look_for_strangers(&statuses);
         if steps.is_multiple_of(COMPARE_EVERY) {
             self.compare_states(&nodes);
@@ -190,8 +191,25 @@ impl Cluster {
         }
     }
 
+    fn look_for_forgotten_votes(&self, statuses: &[(usize, Status)]) {
+        for (place, status) in statuses.iter().filter(|(place, _)| !self.machines[*place].is_damaged()) {
+            self.ledger.with(|seen| {
+                let highest = seen.terms.entry(status.node).or_insert(status.term);
+                let (before, now) = (*highest, status.term);
+                *highest = before.max(now);
+                if now < before {
+                    seen.forgotten_votes.push(format!("machine {place} was in term {before} and is in {now} again"));
+                }
+            });
+        }
+    }
+
     fn look_for_strangers(&self, statuses: &[(usize, Status)]) {
         let Some(stranger) = self.stranger_node() else { return };
+        if self.fabric.strangers_heard() > 0 {
+            let line = "a member answers a node of another history with more than a refusal".to_owned();
+            self.ledger.with(|seen| seen.strangers.push(line));
+        }
         for (place, status) in statuses {
             if status.leader == Some(stranger) || status.voters.contains(&stranger) {
                 let line = format!("machine {place} follows a node of another history, or counts its vote");

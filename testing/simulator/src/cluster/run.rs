@@ -141,6 +141,7 @@ async fn begin(cluster: &Arc<Cluster>) -> Result<Vec<tokio::task::JoinHandle<()>
         drop(tokio::spawn(cluster.clone().keep(machine.clone())));
     }
     let mut admin = Admin::begin(cluster).await;
+    admin.set_window(cluster.plan.window).await;
     for name in [admin::DISABLED, guesser::VICTIM, register::OWNER] {
         admin.create_user(name).await;
     }

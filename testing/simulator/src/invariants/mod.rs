@@ -19,10 +19,10 @@ pub mod linearizable;
 pub mod liveness;
 pub mod minority;
 pub mod nothing_panics;
-pub mod one_leader;
 pub mod one_object;
 pub mod removed_members;
 pub mod running_sessions;
+pub mod votes;
 
 use std::sync::Arc;
 
@@ -49,9 +49,9 @@ pub fn nothing(_: &Arc<Cluster>) -> Result<(), String> {
 
 /// All of them. Where one fault breaks several, the first names it.
 pub const ALL: &[Invariant] = &[
-    nothing_panics::INVARIANT,
     incarnations::INVARIANT,
-    one_leader::INVARIANT,
+    nothing_panics::INVARIANT,
+    votes::INVARIANT,
     committed_entries::INVARIANT,
     minority::INVARIANT,
     forgetful_voters::INVARIANT,
