@@ -60,7 +60,8 @@ impl Lease {
         self.listed.store(listed, Ordering::SeqCst);
     }
 
-    fn is_listed(&self) -> bool {
+    /// Whether it has.
+    pub(crate) fn is_listed(&self) -> bool {
         self.listed.load(Ordering::SeqCst)
     }
 

@@ -1,14 +1,73 @@
-//! Who the other members are and where they are reached: the roster in the state, and before it is known what Raft says.
+//! Who the other members are and where they are reached: the roster in the state, and before it is known what Raft says;
+//! and who is said to be one by members whose state is newer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use hsm_core::Hsm;
+use hsm_core::{Hsm, Index};
 use openraft::RaftMetrics;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::engine::Shared;
+use crate::limits;
 use crate::state::State;
 use crate::types::{Member, NodeId};
+
+/// A member as another one introduces it.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Acquaintance {
+    node: NodeId,
+    #[serde(with = "serde_bytes")]
+    certificate: Vec<u8>,
+}
+
+/// Nodes that this node's own roster may lack.
+#[derive(Default)]
+pub(crate) struct Acquaintances(Mutex<Introduced>);
+
+#[derive(Default)]
+struct Introduced {
+    /// What whoever said it had applied.
+    at: Index,
+    nodes: BTreeMap<NodeId, Vec<u8>>,
+}
+
+impl Acquaintances {
+    /// A member that has applied `theirs` told its roster; this node has applied `ours`.
+    pub(crate) fn learn(&self, theirs: Index, ours: Index, roster: Vec<Acquaintance>) {
+        let mut introduced = self.0.lock();
+        if ours >= introduced.at {
+            // Its own roster is as new.
+            introduced.nodes.clear();
+        }
+        if theirs > ours && theirs >= introduced.at && !roster.is_empty() {
+            introduced.at = theirs;
+            let nodes = roster.into_iter().take(limits::MEMORIES).map(|one| (one.node, one.certificate));
+            introduced.nodes = nodes.collect();
+        }
+    }
+
+    /// Whether somebody introduced this node.
+    pub(crate) fn know(&self, node: NodeId) -> bool {
+        self.0.lock().nodes.contains_key(&node)
+    }
+
+    /// Its certificate.
+    pub(crate) fn certificate(&self, node: NodeId) -> Option<Vec<u8>> {
+        self.0.lock().nodes.get(&node).cloned()
+    }
+}
+
+impl Shared {
+    /// The roster, for a member whose own is older.
+    pub(crate) fn introductions(&self) -> Vec<Acquaintance> {
+        let state = self.state.read();
+        let members = state.members().iter();
+        members.map(|(node, member)| Acquaintance { node: node.0, certificate: member.certificate.clone() }).collect()
+    }
+}
 
 /// Finds members.
 #[derive(Clone)]
@@ -48,5 +107,29 @@ impl Addresses {
             }
         }
         all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(node: NodeId) -> Vec<Acquaintance> {
+        vec![Acquaintance { node, certificate: vec![7] }]
+    }
+
+    #[test]
+    fn who_was_introduced_is_known_until_the_own_roster_is_as_new() {
+        let known = Acquaintances::default();
+        known.learn(Index(9), Index(3), one(5));
+        assert!(known.know(5) && known.certificate(5) == Some(vec![7]));
+        known.learn(Index(8), Index(3), one(6));
+        assert!(known.know(5) && !known.know(6), "an older word than the one before");
+        known.learn(Index(9), Index(4), Vec::new());
+        assert!(known.know(5), "nothing to say is no new word");
+        known.learn(Index(9), Index(9), Vec::new());
+        assert!(!known.know(5));
+        known.learn(Index(9), Index(9), one(6));
+        assert!(!known.know(6), "whoever is not ahead introduces nobody");
     }
 }

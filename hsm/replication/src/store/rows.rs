@@ -35,7 +35,11 @@ pub(crate) mod meta {
     pub(crate) const STAMPED: &str = "stamped";
     /// There in a store that was made to join a cluster and not to begin one.
     pub(crate) const JOINS: &str = "joins";
+    /// Which history it joins: what counts until there is state.
+    pub(crate) const HISTORY: &str = "history";
     pub(crate) const MEMORIES: &str = "memories";
+    /// How far a snapshot goes that lies as a whole in the tables of incoming rows.
+    pub(crate) const INCOMING: &str = "incoming";
 }
 
 /// Who this node is.

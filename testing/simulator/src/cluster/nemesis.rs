@@ -273,9 +273,14 @@ impl Cluster {
             return;
         }
         let Ok(budget) = self.damage.clone().try_lock_owned() else { return };
-        let Ok(hands) = machine.hands.clone().try_lock_owned() else { return };
         self.trace.tell(|| format!("machine {} leaves the cluster", machine.place));
-        if self.remove(&machine).await {
+        let leaving = machine.hsm();
+        machine.expect_removal();
+        // Until it is removed it is started again like any other: the cluster may need its vote for that.
+        let removed = self.remove(&machine).await;
+        let hands = machine.hands.clone().lock_owned().await;
+        // It may have learnt it by itself, and be another one already.
+        if removed && machine.hsm() == leaving {
             self.members.lock().retain(|&place| place != machine.place);
             // For a while it goes on as if nothing had happened: it may not have heard.
             let wait = self.random.below(4_000);

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hsm_replication::Node;
-use hsm_replication::network::{Answer, Network, PeerFault};
+use hsm_replication::network::{Answer, Network, PeerFault, sender};
 use hsm_replication::runtime::{NodeContext, Rt, SimInstant};
 use openraft::AsyncRuntime;
 use parking_lot::Mutex;
@@ -135,7 +135,9 @@ impl Fabric {
         let (tell, told) = oneshot::channel();
         let Host { node, boot } = host;
         let answering = async move {
-            let answer = node.answer(&message).await;
+            // What a connection proves is who sent it.
+            let speaker = sender(&message).unwrap_or_default();
+            let answer = node.answer(speaker, &message).await;
             // Whoever asked may be gone.
             tell.send(answer.ok()).ok();
         };

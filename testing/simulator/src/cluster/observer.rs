@@ -141,6 +141,21 @@ impl Cluster {
         }
     }
 
+    /// Writes into the log what every node says of itself.
+    pub fn tell_how_they_do(&self) {
+        for (place, node) in self.nodes() {
+            let Status { node, standing, leader, term, applied, last_entry, voters, .. } = node.status();
+            self.trace.tell(|| {
+                let leader = leader.unwrap_or_default();
+                let (applied, voters) = (applied.0, voters.iter().map(|voter| format!("{voter:x}")).collect::<Vec<_>>());
+                format!(
+                    "machine {place} is node {node:x}, {standing:?} in term {term} under {leader:x}, at command {applied} and \
+                     entry {last_entry}, voters {voters:?}"
+                )
+            });
+        }
+    }
+
     /// One look at everything.
     pub fn look(&self) {
         let nodes = self.nodes();
