@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use hsm_protocol::ErrorCode;
 use openraft::ServerState;
+use openraft::raft::SnapshotResponse;
 
 use crate::engine::Shared;
 use crate::fault::StorageFault;
@@ -36,21 +37,13 @@ impl Shared {
                 Some(told) => Told::Pulse(Box::new(told)),
                 None => Told::Apart,
             },
+            // It has no lease and asks for none, and will get none without that command: it serves nobody on an older state.
+            Ask::Acknowledge { index } if self.rests() => Told::Acknowledged(index),
             _ if !self.standing.takes_part() => Told::Apart,
             // A node that was removed, or a stranger, decides nothing here. A newcomer knows nobody yet.
             _ if !self.may_order(from) => Told::Apart,
             Ask::Append(request) => Told::Append(self.raft.append_entries(request).await),
-            Ask::Vote(request) => {
-                let their_last = request.last_log_id;
-                let told = self.raft.vote(request).await;
-                if let Ok(response) = &told
-                    && !response.vote_granted
-                    && response.last_log_id > their_last
-                {
-                    self.errands.give(self.clone().stand_instead());
-                }
-                Told::Vote(told)
-            }
+            Ask::Vote(request) => Told::Vote(self.vote(request).await),
             Ask::Chunk { vote, meta, chunk } => {
                 // It ends with the node, and not with whoever carried the message.
                 match self.errands.run(self.clone().take_chunk(vote, meta, chunk)).await {
@@ -88,6 +81,12 @@ impl Shared {
     /// Part of a snapshot; the last one installs it.
     async fn take_chunk(self: Arc<Self>, vote: Vote, meta: SnapshotMeta, chunk: Chunk) -> Result<Told, StorageFault> {
         let turn = self.receiver.turn().await;
+        // Only the last chunk comes to openraft. One who led before and does not know it would begin again and again, and
+        // with it the one who leads.
+        let own = self.raft.server_metrics().borrow().vote;
+        if vote < own {
+            return Ok(Told::Installed(Ok(SnapshotResponse::new(own))));
+        }
         let told = match wait_for_disk(|| self.receiver.take(&self.store, &meta, &chunk))? {
             Received::Stored => Told::ChunkStored,
             Received::OutOfOrder => Told::ChunkRefused,
@@ -98,6 +97,11 @@ impl Shared {
         };
         drop(turn);
         Ok(told)
+    }
+
+    /// Whether this node has had no lease since it started, and neither asks for one nor takes one.
+    fn rests(&self) -> bool {
+        !self.standing.takes_part() && self.lease.is_over_for_good()
     }
 
     /// Whether entries, votes and state of this node count. A newcomer that has not come as far as its own admission knows

@@ -4,13 +4,17 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use openraft::error::RaftError;
+use openraft::raft::{VoteRequest, VoteResponse};
 use openraft::{AsyncRuntime, ServerState};
 use parking_lot::Mutex;
 
 use crate::engine::Shared;
 use crate::limits;
-use crate::runtime::Rt;
-use crate::types::Lead;
+use crate::runtime::{Rt, wait_for_disk};
+use crate::types::{Lead, LogId, NodeId};
+
+type VoteTold = Result<VoteResponse<NodeId>, RaftError<NodeId>>;
 
 /// Whether and since when this node leads.
 #[derive(Default)]
@@ -18,6 +22,13 @@ pub(crate) struct Leadership {
     leading: Mutex<Option<Leading>>,
     /// It stands in the place of one whose log is shorter.
     stands: AtomicBool,
+}
+
+/// Where in the log a node loses its vote.
+enum Taken {
+    At(Option<LogId>),
+    /// In the entry before.
+    Before(Option<LogId>),
 }
 
 /// A time of leading.
@@ -48,6 +59,49 @@ impl Shared {
             None => *leading = None,
         }
         *leading
+    }
+
+    /// Another node wants to lead.
+    pub(crate) async fn vote(self: &Arc<Self>, request: VoteRequest<NodeId>) -> VoteTold {
+        let told = self.raft.vote(request.clone()).await;
+        let their_last = request.last_log_id;
+        let refused = |response: &VoteResponse<NodeId>| !response.vote_granted && response.last_log_id > their_last;
+        let Some(last_log_id) = told.as_ref().ok().filter(|&response| refused(response)).map(|told| told.last_log_id)
+        else {
+            return told;
+        };
+        match self.voted_until().await {
+            Some(until) if their_last >= Some(until) => self.raft.vote(VoteRequest { last_log_id, ..request }).await,
+            Some(_) => told,
+            None => {
+                self.errands.give(self.clone().stand_instead());
+                told
+            }
+        }
+    }
+
+    /// The entry that began to take this node's vote away; `None` while it votes.
+    ///
+    /// Up to there its log speaks against a candidate whose log is shorter. What comes after is decided with a majority of
+    /// the voters that come after, whom such a candidate must ask as well, and they refuse if anything of it is committed.
+    /// Without that a node whose vote was being taken away when the leader stopped would refuse its vote to those who need
+    /// it, and does not stand itself: openraft 0.9 lets only voters do that (Raft's dissertation, 4.2.2, has them stand).
+    async fn voted_until(&self) -> Option<LogId> {
+        let node = self.node;
+        let taken = self.raft.with_raft_state(move |state| {
+            let (before, after) = (state.membership_state.committed(), state.membership_state.effective());
+            let votes = after.voter_ids().any(|voter| voter == node);
+            // By both the old voters and the new ones, until the new ones decide alone.
+            let (joint, new) = (before.membership().get_joint_config(), after.membership().get_joint_config());
+            let passed = joint.len() == 2 && new.len() == 1 && joint.last() == new.last();
+            let taken = if passed { Taken::At(*before.log_id()) } else { Taken::Before(*after.log_id()) };
+            (!votes).then_some(taken)
+        });
+        match taken.await.ok()?? {
+            Taken::At(entry) => entry,
+            // A log that cannot be read speaks against the candidate; who reads it next finds the cause.
+            Taken::Before(entry) => wait_for_disk(|| self.store.log_id_at(entry?.index.checked_sub(1)?).ok()?),
+        }
     }
 
     /// Stands for election because a candidate came whose log is shorter than this node's.

@@ -161,10 +161,13 @@ impl Shared {
     }
 
     fn is_satisfied(&self, by_others: bool) -> bool {
+        // Who votes now must know, also where they are others than in this node's log.
+        let configs = self.acquaintances.voters().unwrap_or_else(|| {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow();
+            metrics.membership_config.membership().get_joint_config().clone()
+        });
         let kept = self.memory.state.lock();
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
-        let configs = metrics.membership_config.membership().get_joint_config();
         if configs.is_empty() {
             // It has not even learnt who votes; whoever leads knows whether it ever had more.
             return kept.leader_satisfied;

@@ -17,7 +17,7 @@ use crate::leases::milliseconds;
 use crate::limits;
 use crate::memory::Remembered;
 use crate::network::{Ask, Told};
-use crate::roster::Acquaintance;
+use crate::roster::Introduction;
 use crate::runtime::Rt;
 use crate::standing::Standing;
 use crate::types::{LogId, NodeId, Vote};
@@ -54,7 +54,7 @@ pub(crate) struct PulseTold {
     /// Whether the asker is in its roster, or still in Raft's membership.
     pub(crate) listed: bool,
     /// Its roster, when the asker's state is older than that.
-    pub(crate) roster: Vec<Acquaintance>,
+    pub(crate) roster: Introduction,
 }
 
 /// What is known of one other member.
@@ -160,7 +160,7 @@ impl Shared {
         let agrees = at_yours.map(|hash| hash == *theirs.hash);
         self.hear(from, self.applied.now(), Heard { pulse: theirs, agrees, level: false, answers: false });
         let listed = self.is_member(from);
-        let roster = if asker < self.applied.roster() { self.introductions() } else { Vec::new() };
+        let roster = if asker < self.applied.roster() { self.introduction() } else { Introduction::default() };
         PulseTold { pulse: self.pulse(from), at_yours: at_yours.map(ByteArray::new), listed, roster }
     }
 

@@ -15,9 +15,17 @@ use crate::limits;
 use crate::state::State;
 use crate::types::{Member, NodeId};
 
+/// What a member tells one whose roster is older.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Introduction {
+    members: Vec<Acquaintance>,
+    /// Who votes now; two sets while that changes.
+    voters: Vec<BTreeSet<NodeId>>,
+}
+
 /// A member as another one introduces it.
 #[derive(Clone, Serialize, Deserialize)]
-pub(crate) struct Acquaintance {
+struct Acquaintance {
     node: NodeId,
     #[serde(with = "serde_bytes")]
     certificate: Vec<u8>,
@@ -32,21 +40,29 @@ struct Introduced {
     /// What whoever said it had applied.
     at: Index,
     nodes: BTreeMap<NodeId, Vec<u8>>,
+    voters: Vec<BTreeSet<NodeId>>,
 }
 
 impl Acquaintances {
     /// A member that has applied `theirs` told its roster; this node has applied `ours`.
-    pub(crate) fn learn(&self, theirs: Index, ours: Index, roster: Vec<Acquaintance>) {
+    pub(crate) fn learn(&self, theirs: Index, ours: Index, introduction: Introduction) {
+        let Introduction { members, voters } = introduction;
         let mut introduced = self.0.lock();
         if ours >= introduced.at {
             // Its own roster is as new.
             introduced.nodes.clear();
+            introduced.voters.clear();
         }
-        if theirs > ours && theirs >= introduced.at && !roster.is_empty() {
-            introduced.at = theirs;
-            let nodes = roster.into_iter().take(limits::MEMORIES).map(|one| (one.node, one.certificate));
-            introduced.nodes = nodes.collect();
+        if theirs > ours && theirs >= introduced.at && !members.is_empty() {
+            let nodes = members.into_iter().take(limits::MEMORIES).map(|one| (one.node, one.certificate));
+            *introduced = Introduced { at: theirs, nodes: nodes.collect(), voters };
         }
+    }
+
+    /// Who votes now, if that is newer than what this node's log tells.
+    pub(crate) fn voters(&self) -> Option<Vec<BTreeSet<NodeId>>> {
+        let introduced = self.0.lock();
+        (!introduced.voters.is_empty()).then(|| introduced.voters.clone())
     }
 
     /// Whether somebody introduced this node.
@@ -62,10 +78,17 @@ impl Acquaintances {
 
 impl Shared {
     /// The roster, for a member whose own is older.
-    pub(crate) fn introductions(&self) -> Vec<Acquaintance> {
+    pub(crate) fn introduction(&self) -> Introduction {
+        let voters = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow();
+            metrics.membership_config.membership().get_joint_config().clone()
+        };
         let state = self.state.read();
         let members = state.members().iter();
-        members.map(|(node, member)| Acquaintance { node: node.0, certificate: member.certificate.clone() }).collect()
+        let members = members.map(|(node, member)| (node.0, member.certificate.clone()));
+        let members = members.map(|(node, certificate)| Acquaintance { node, certificate });
+        Introduction { members: members.collect(), voters }
     }
 }
 
@@ -114,8 +137,9 @@ impl Addresses {
 mod tests {
     use super::*;
 
-    fn one(node: NodeId) -> Vec<Acquaintance> {
-        vec![Acquaintance { node, certificate: vec![7] }]
+    fn one(node: NodeId) -> Introduction {
+        let members = vec![Acquaintance { node, certificate: vec![7] }];
+        Introduction { members, voters: vec![BTreeSet::from([node])] }
     }
 
     #[test]
@@ -125,10 +149,11 @@ mod tests {
         assert!(known.know(5) && known.certificate(5) == Some(vec![7]));
         known.learn(Index(8), Index(3), one(6));
         assert!(known.know(5) && !known.know(6), "an older word than the one before");
-        known.learn(Index(9), Index(4), Vec::new());
+        assert_eq!(known.voters(), Some(vec![BTreeSet::from([5])]));
+        known.learn(Index(9), Index(4), Introduction::default());
         assert!(known.know(5), "nothing to say is no new word");
-        known.learn(Index(9), Index(9), Vec::new());
-        assert!(!known.know(5));
+        known.learn(Index(9), Index(9), Introduction::default());
+        assert!(!known.know(5) && known.voters().is_none());
         known.learn(Index(9), Index(9), one(6));
         assert!(!known.know(6), "whoever is not ahead introduces nobody");
     }

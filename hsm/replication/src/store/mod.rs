@@ -37,7 +37,7 @@ use crate::stamp::Stamped;
 use crate::store::opening::LogBounds;
 use crate::store::pending::{Changes, Pending};
 use crate::store::rows::{AUDIT, LOG, META, Progress, STATE, meta};
-use crate::types::{Vote, decode};
+use crate::types::{LogId, Vote, decode};
 
 /// One node's store.
 pub(crate) struct Store {
@@ -149,6 +149,18 @@ impl Store {
     /// Durable commits since the start.
     pub(crate) fn flushes(&self) -> u64 {
         self.flushes.load(Ordering::Relaxed)
+    }
+
+    /// The position of an entry of the log, if it is there or was the last one that went.
+    pub(crate) fn log_id_at(&self, index: u64) -> Result<Option<LogId>, StorageFault> {
+        let purged = self.writer.lock().reached.log.purged.filter(|purged| purged.index == index);
+        if purged.is_some() {
+            return Ok(purged);
+        }
+        self.with_database(|database| {
+            let table = database.begin_read()?.open_table(LOG)?;
+            table.get(index)?.map(|sealed| Ok(self.log_entry(index, sealed.value())?.log_id)).transpose()
+        })
     }
 
     /// Whether there is room for what is proposed next.

@@ -367,8 +367,11 @@ pub(crate) fn version(machine: &Machine, version: &str) -> Action {
 }
 
 pub(crate) fn start(node: &Node, action: Action) -> tokio::sync::oneshot::Receiver<Outcome> {
+    start_by(node, Origin { session: None, sequence: 0, lowest_unanswered: 0 }, action)
+}
+
+pub(crate) fn start_by(node: &Node, origin: Origin, action: Action) -> tokio::sync::oneshot::Receiver<Outcome> {
     let (tell, told) = tokio::sync::oneshot::channel();
-    let origin = Origin { session: None, sequence: 0, lowest_unanswered: 0 };
     node.propose(origin, action, Box::new(move |outcome| drop(tell.send(outcome))));
     told
 }

@@ -119,9 +119,15 @@ fn known_certificate(peers: &Peers, home: &Home, node: u64) -> Result<Vec<u8>, P
     if state.cluster().is_some() {
         let member = state.members().get(&NodeId(node)).map(|member| member.certificate.clone());
         // A member that came while this HSM was away: whoever introduced it is a member itself.
-        return member.or_else(|| home.node.introduced(node)).ok_or(PeerRefusal::Stranger { applied });
+        let member = member.or_else(|| home.node.introduced(node));
+        if state.members().contains_key(&NodeId(home.place.node)) {
+            return member.ok_or(PeerRefusal::Stranger { applied });
+        }
+        if let Some(member) = member {
+            return Ok(member);
+        }
     }
-    // This HSM is a newcomer itself and has no state: it knows who was there when it was admitted.
+    // This HSM is a newcomer itself, whose state has not come as far as its admission: it knows who was there then.
     let known = peers.roster.borrow().get(&node).map(|known| known.certificate.clone());
     known.ok_or(PeerRefusal::NotReady)
 }

@@ -252,13 +252,10 @@ impl Cluster {
 
     fn look_for_broken_promises(&self, place: usize, node: &Arc<Node>) {
         let (applied, serving, number) = (node.applied(), node.serving(), node.status().node);
-        let is_listed = self.is_listed(number);
         for Standing { promise, index, named } in self.promises.lock().iter() {
             let knows = *index <= applied;
             let named = named.as_ref().map(|named| named.get(&number).copied());
             let bound = match named {
-                // Until when a member that was removed may go on, the barrier of its removal says once and for all.
-                _ if !is_listed && !matches!(promise, Promise::Removed(_)) => false,
                 _ if knows => true,
                 // It does not know yet, and nobody was promised that it does.
                 None => false,
@@ -269,12 +266,6 @@ impl Cluster {
                 self.ledger.with(|seen| seen.stale.push((invariant, line)));
             }
         }
-    }
-
-    /// Whether this node is in the roster, as the member says that has come farthest.
-    fn is_listed(&self, node: u64) -> bool {
-        let newest = self.nodes().into_iter().max_by_key(|(_, node)| node.applied());
-        newest.is_some_and(|(_, newest)| newest.read().members().contains_key(&hsm_core::NodeId(node)))
     }
 
     /// The cluster's time, by the member that is behind most.

@@ -41,10 +41,11 @@ impl Cluster {
 
     /// Removes the HSM of a machine from the roster; true when it surely was.
     pub async fn remove(self: &Arc<Self>, machine: &Machine) -> bool {
-        let node = machine.identity().unwrap_or_default();
+        // Another one may stand there before this has ended.
+        let (node, hsm) = (machine.identity().unwrap_or_default(), machine.hsm());
         let mut client = Client::new(self, MANAGEMENT, "management", hsm_protocol::Role::Admin);
         for _ in 0..30 {
-            match client.request(Action::RemoveMember { hsm: machine.hsm() }).await {
+            match client.request(Action::RemoveMember { hsm }).await {
                 Some((index, Ok(_))) => {
                     drop(tokio::spawn(self.clone().settle(index, Promise::Removed(node))));
                     return true;
