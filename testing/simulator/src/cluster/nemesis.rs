@@ -173,17 +173,15 @@ impl Cluster {
     /// Whether the cluster can do without what this machine remembers: it is no voter, or a majority of the voters is left
     /// that forgot nothing. Only while nobody is in the middle of the like.
     fn can_spare(&self, machine: &Machine) -> bool {
-        let voters = self.voters();
-        let (mut whole, mut is_voter) = (0, false);
-        for &voter in &voters {
-            let place = self.place_of(voter);
-            is_voter |= place == Some(machine.place);
-            let keeps = place.is_some_and(|place| place != machine.place && !self.machines[place].is_damaged());
-            whole += usize::from(keeps);
-        }
+        let sets = self.deciding();
+        let spared_by = |voters: &Vec<u64>| {
+            let places: Vec<_> = voters.iter().map(|&voter| self.place_of(voter)).collect();
+            let keeps = |place: &&usize| **place != machine.place && !self.machines[**place].is_damaged();
+            let whole = places.iter().flatten().filter(keeps).count();
+            whole * 2 > voters.len() || !places.contains(&Some(machine.place))
+        };
         let others_whole = self.machines.iter().all(|other| !other.is_damaged());
-        let enough = whole * 2 > voters.len();
-        others_whole && machine.was_node() && (enough || (!is_voter && !voters.is_empty()))
+        others_whole && machine.was_node() && !sets.is_empty() && sets.iter().all(spared_by)
     }
 
     async fn damage(self: Arc<Self>, machine: Arc<Machine>) {

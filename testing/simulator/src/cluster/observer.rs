@@ -123,11 +123,19 @@ impl Cluster {
 
     /// The voters as the node knows them, or knew them, that has applied most.
     pub fn voters(&self) -> Vec<u64> {
+        let mut all: Vec<u64> = self.deciding().into_iter().flatten().collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// The sets of voters of which a majority of each decides, in the same way.
+    pub fn deciding(&self) -> Vec<Vec<u64>> {
         let mut known = self.known_voters.lock();
         for (_, node) in self.nodes() {
             let status = node.status();
-            if status.applied >= known.0 && !status.voters.is_empty() {
-                *known = (status.applied, status.voters);
+            if status.applied >= known.0 && !status.deciding.is_empty() {
+                *known = (status.applied, status.deciding);
             }
         }
         known.1.clone()
