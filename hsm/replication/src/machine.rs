@@ -213,6 +213,10 @@ impl Machine {
         let judged = catch_unwind(AssertUnwindSafe(judge)).map_err(|panic| Fault::Invariant(panic_text(&*panic)))?;
         self.progress.index = index;
         self.progress.hash = ByteArray::new(chain(&self.progress.hash, index, log_id.leader_id.term, batch, encoded));
+        #[cfg(hsm_sim)]
+        if self.effects.falters(index) {
+            self.progress.hash[0] ^= 1;
+        }
         let rows = judged.changes.into_iter().map(|change| (state_key(&change.row), change.value));
         changes.rows.extend(rows);
         let mut answer = None;

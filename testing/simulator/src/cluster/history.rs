@@ -76,6 +76,10 @@ pub struct Seen {
     pub faults: Vec<(usize, String)>,
     /// Two nodes at one index with different hashes of chain or state.
     pub different: Vec<String>,
+    /// Members that went on with another state than the others.
+    pub differing: Vec<String>,
+    /// Nodes that vote and have no state.
+    pub empty_voters: Vec<String>,
     /// Nodes that took part although their disk had forgotten what they knew.
     pub forgetful: Vec<String>,
     /// Machines that had no business to be answered, and were.

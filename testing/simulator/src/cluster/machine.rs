@@ -44,6 +44,8 @@ pub struct Machine {
     around: Around,
     /// Its disk was made to fail: the process may stop for it.
     hurt: Arc<AtomicBool>,
+    /// Its memory.
+    memory: Arc<Memory>,
     /// It was asked to remove its HSM, and nobody knows whether that was done.
     leaves: Arc<AtomicBool>,
     state: Mutex<State>,
@@ -78,6 +80,15 @@ struct State {
     /// The node that must not take part any more: its disk was rolled back, and its peers know.
     forgets: Option<u64>,
     process: Arc<Process>,
+}
+
+/// Whether the memory of a machine does what it should.
+#[derive(Default)]
+struct Memory {
+    /// It will not, once.
+    fails: AtomicBool,
+    /// It did not: what is on the disk since then is wrong.
+    failed: AtomicBool,
 }
 
 /// What is known of the process of one boot.
@@ -129,8 +140,22 @@ impl Machine {
     ) -> Self {
         let (stopped, hands) = (Arc::default(), Arc::default());
         let hsm = Mutex::new(HsmId(around.random.octets()));
-        let (hurt, leaves, state) = (Arc::default(), Arc::default(), Mutex::default());
-        Self { place, hsm, kind, disk, clock: Arc::new(clock), stopped, hands, key, around, hurt, leaves, state }
+        let (hurt, leaves, memory, state) = (Arc::default(), Arc::default(), Arc::default(), Mutex::default());
+        Self {
+            place,
+            hsm,
+            kind,
+            disk,
+            clock: Arc::new(clock),
+            stopped,
+            hands,
+            key,
+            around,
+            hurt,
+            memory,
+            leaves,
+            state,
+        }
     }
 
     /// The HSM on it.
@@ -148,6 +173,7 @@ impl Machine {
     /// An empty disk, on which the same HSM becomes another node. The machine must be off.
     pub fn forget(&self) {
         self.disk.wipe();
+        self.memory.failed.store(false, Ordering::SeqCst);
         let mut state = self.state.lock();
         (state.identity, state.damaged, state.forgets) = (None, false, None);
         state.was_node = false;
@@ -236,9 +262,24 @@ impl Machine {
         self.leaves.store(true, Ordering::SeqCst);
     }
 
+    /// Whether its process has said that it cannot go on.
+    pub fn has_faulted(&self) -> bool {
+        self.state.lock().has_faulted()
+    }
+
     /// Whether its process has said that its HSM was removed, which was asked for.
     pub fn was_removed(&self) -> bool {
         self.state.lock().is_removed()
+    }
+
+    /// With the next command that it applies its memory fails, if `fails`.
+    pub fn let_memory_fail(&self, fails: bool) {
+        self.memory.fails.store(fails, Ordering::SeqCst);
+    }
+
+    /// Whether it has applied a command wrongly, and lives with that.
+    pub fn has_faltered(&self) -> bool {
+        self.memory.failed.load(Ordering::SeqCst)
     }
 
     /// Whether its process must be started again.
@@ -338,7 +379,7 @@ impl Machine {
             clock: self.clock.clone(),
             randomness: Arc::new(Random::new(random.next())),
             network: fabric.at(place),
-            effects: Arc::new(Watcher { place, ledger, trace }),
+            effects: Arc::new(Watcher { place, ledger, trace, memory: self.memory.clone() }),
             on_fault: Arc::new(on_fault),
             on_standing: Arc::new(on_standing),
             witness: self.kind == MemberKind::Witness,
@@ -372,10 +413,23 @@ struct Watcher {
     place: usize,
     ledger: Arc<Ledger>,
     trace: Arc<Trace>,
+    memory: Arc<Memory>,
 }
 
 impl EffectSink for Watcher {
+    fn falters(&self, index: Index) -> bool {
+        let fails = self.memory.fails.swap(false, Ordering::SeqCst);
+        if fails {
+            self.trace.tell(|| format!("machine {} applies {} wrongly", self.place, index.0));
+            self.memory.failed.store(true, Ordering::SeqCst);
+        }
+        fails
+    }
+
     fn decided(&self, index: Index, hash: &[u8; 48], command: &Command, answer: &Result<Response, Refusal>) {
+        if self.memory.failed.load(Ordering::SeqCst) {
+            return;
+        }
         self.trace.note(hash, || format!("{} applies {}", self.place, index.0));
         let decided = Decided { hash: *hash, command: command.clone(), answer: answer.clone() };
         self.ledger.decide(self.place, index, decided);

@@ -17,6 +17,12 @@ use crate::cluster::machine::Machine;
 /// in which every member writes down what it knows of the others.
 const TRUCE: Duration = Duration::from_millis(2_500);
 
+/// A member whose state differs has stopped after so many steps: several pulses.
+const STOP_STEPS: usize = 100;
+
+/// See [`STOP_STEPS`].
+const STOP_STEP: Duration = Duration::from_millis(100);
+
 /// What can be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Blow {
@@ -191,7 +197,7 @@ impl Cluster {
         let Ok(budget) = self.damage.clone().try_lock_owned() else { return };
         machine.expect_fault();
         let wait = self.random.below(3_000);
-        let kind = self.random.below(4);
+        let kind = self.random.below(5);
         match kind {
             0 => {
                 machine.set_damaged(true);
@@ -213,6 +219,7 @@ impl Cluster {
             2 => {
                 self.clone().roll_back(machine.clone()).await;
             }
+            3 => self.clone().falter(machine.clone()).await,
             _ => {
                 self.trace.tell(|| format!("the disk at {} is empty", machine.place));
                 self.clone()
@@ -249,6 +256,35 @@ impl Cluster {
                 machine.set_forgets(forgets.then_some(later.node));
             };
             self.clone().power_cycle(machine.clone(), put_back).await;
+        }
+        drop(truce);
+    }
+
+    /// A member comes to another state than the others: its memory fails. It must stop by itself.
+    async fn falter(self: Arc<Self>, machine: Arc<Machine>) {
+        let truce = self.truce.clone().lock_owned().await;
+        tokio::time::sleep(TRUCE).await;
+        let leads = machine.look().is_some_and(|node| node.status().leader == Some(node.status().node));
+        // Two voters that differ do not know which of them is wrong.
+        let many = self.deciding().iter().all(|voters| voters.len() > 2);
+        if leads || !many || !self.is_whole() {
+            return;
+        }
+        machine.set_damaged(true);
+        machine.let_memory_fail(true);
+        let identity = machine.identity();
+        for _ in 0..STOP_STEPS {
+            tokio::time::sleep(STOP_STEP).await;
+            if machine.identity() != identity {
+                break;
+            }
+        }
+        machine.let_memory_fail(false);
+        if machine.identity() == identity && machine.has_faltered() && machine.look().is_some() {
+            let line = format!("machine {} goes on with another state than the others", machine.place);
+            self.ledger.with(|seen| seen.differing.push(line));
+        } else if machine.identity() == identity && !machine.has_faltered() {
+            machine.set_damaged(false);
         }
         drop(truce);
     }

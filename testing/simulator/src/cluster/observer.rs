@@ -183,6 +183,7 @@ impl Cluster {
         self.look_for_forgetful(&statuses);
         self.look_for_forgotten_votes(&statuses);
         self.look_for_strangers(&statuses);
+        self.look_for_empty_voters(&statuses);
         if steps.is_multiple_of(COMPARE_EVERY) {
             self.compare_states(&nodes);
         }
@@ -194,7 +195,7 @@ impl Cluster {
 
     fn compare_chains(&self, statuses: &[(usize, Status)]) {
         self.ledger.with(|seen| {
-            for (place, status) in statuses {
+            for (place, status) in statuses.iter().filter(|(place, _)| !self.machines[*place].has_faltered()) {
                 let decided = seen.decided.get(&status.applied.0).map(|decided| decided.hash);
                 if decided.is_some_and(|hash| hash != status.hash) {
                     let line = format!("machine {place} has another chain of hashes at {}", status.applied.0);
@@ -224,6 +225,18 @@ impl Cluster {
                     seen.forgotten_votes.push(format!("machine {place} was in term {before} and is in {now} again"));
                 }
             });
+        }
+    }
+
+    fn look_for_empty_voters(&self, statuses: &[(usize, Status)]) {
+        let voters = self.voters();
+        let many = voters.len() > 1;
+        let empty = |(place, status): &&(usize, Status)| {
+            many && status.applied.0 == 0 && voters.contains(&status.node) && !self.machines[*place].is_damaged()
+        };
+        for (place, status) in statuses.iter().filter(empty) {
+            let line = format!("machine {place} votes as node {:x} and has no state", status.node);
+            self.ledger.with(|seen| seen.empty_voters.push(line));
         }
     }
 

@@ -109,12 +109,16 @@ impl Cluster {
             let hands = machine.hands.clone().lock_owned().await;
             if machine.has_stopped() {
                 let (rolled_back, removed) = (machine.was_rolled_back(), machine.was_removed());
+                let differs = machine.has_faltered() && machine.has_faulted();
                 machine.crash(self.any_crash()).await;
                 if rolled_back {
                     self.begin_again(&machine, "others remember more of it");
                 }
                 if removed {
                     machine.replace();
+                }
+                if differs {
+                    self.begin_again(&machine, "it differs from the others");
                 }
                 let wait = 20 + self.random.below(1_500);
                 tokio::time::sleep(Duration::from_millis(wait)).await;

@@ -9,7 +9,9 @@ pub mod attempts;
 pub mod audit_chain;
 pub mod committed_entries;
 pub mod deletes;
+pub mod differing_members;
 pub mod disabled_users;
+pub mod empty_voters;
 pub mod equal_index;
 pub mod forgetful_voters;
 pub mod honest_nodes;
@@ -55,6 +57,8 @@ pub const ALL: &[Invariant] = &[
     committed_entries::INVARIANT,
     minority::INVARIANT,
     forgetful_voters::INVARIANT,
+    empty_voters::INVARIANT,
+    differing_members::INVARIANT,
     answers::INVARIANT,
     one_object::INVARIANT,
     attempts::INVARIANT,
