@@ -14,6 +14,7 @@ use crate::cluster::ClusterRecord;
 use crate::command::{Command, Origin};
 use crate::epoch::EpochRecord;
 use crate::ids::{Actor, HsmId, Index, NodeId, ObjectHandle, SessionId, Stamp, UserId};
+use crate::lingering::Lingering;
 use crate::needs;
 use crate::object::Object;
 use crate::permit::{BeWrapped, KeyUse, Permit, Wrap};
@@ -138,6 +139,11 @@ impl Hsm {
     /// The members by their node ids.
     pub fn members(&self) -> &BTreeMap<NodeId, MemberRecord> {
         &self.state.members
+    }
+
+    /// What HSMs that nobody hears may still act on.
+    pub fn lingering(&self) -> Lingering {
+        self.state.lingering.clone().unwrap_or_default()
     }
 
     /// The present epoch of the cluster master key, if it is not the first.

@@ -17,6 +17,7 @@ pub mod epoch;
 pub mod hsm;
 pub mod ids;
 pub mod limits;
+pub mod lingering;
 pub mod mechanisms;
 mod needs;
 pub mod object;
@@ -42,6 +43,7 @@ pub use hsm::{Applied, Hsm, SessionView, UserView};
 pub use ids::{
     Actor, ClusterId, Epoch, HsmId, Incarnation, Index, NodeId, ObjectHandle, ObjectUid, SessionId, Stamp, UserId,
 };
+pub use lingering::{DepartedMember, Lingering, PastWindow};
 pub use object::Object;
 pub use permit::Permit;
 pub use refusal::{Broken, Refusal};

@@ -112,6 +112,17 @@ pub const DAY_MILLISECONDS: u64 = 24 * 60 * 60 * 1_000;
 /// TLS site survives the loss of two HSMs of three for an hour.
 pub const ISOLATION_WINDOW_SECONDS: u32 = 60 * 60;
 
+/// What is added to the window of an HSM that nobody hears before it has stopped for certain, in milliseconds: the lease
+/// that it may hold, and the time from a command's stamp until no leader gives a lease without it.
+pub const SILENCE_MILLISECONDS: u64 = 60_000;
+
+/// Windows that were lowered and that somebody may still believe in; of more the two oldest count as one, with the longer
+/// time of both. Admins change the window seldom.
+pub const PAST_WINDOWS: usize = 8;
+
+/// Removed HSMs that may not know it; of more the oldest is forgotten. Twice as many as a cluster has.
+pub const DEPARTED_MEMBERS: usize = 2 * MEMBERS as usize;
+
 /// Payloads in one command that moves them to a new epoch: an entry must stay under replication's limit, and applying it
 /// must stay short.
 pub const MOVES_PER_COMMAND: usize = 64;

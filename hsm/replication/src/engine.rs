@@ -22,13 +22,13 @@ use crate::leases::{self, Grants, Lease, Rounds};
 use crate::limits;
 use crate::machine::{Applied, Machine};
 use crate::memory::{Memory, Remembered};
-use crate::network::{Link, Peers, history_of};
+use crate::network::{History, Link, Peers, history_of};
 use crate::outcome::Outcome;
 use crate::proposals::Proposals;
 use crate::proposer::{Compass, Proposer};
 use crate::pulse::{self, Vitals};
 use crate::recovery::Recovery;
-use crate::roster::Addresses;
+use crate::roster::{Acquaintances, Addresses};
 use crate::runtime::{Rt, wait_for_disk};
 use crate::settings::Settings;
 use crate::stamp::Stamper;
@@ -57,6 +57,7 @@ pub(crate) struct Shared {
     pub(crate) link: Link,
     pub(crate) addresses: Addresses,
     pub(crate) vitals: Arc<Vitals>,
+    pub(crate) acquaintances: Acquaintances,
     pub(crate) standing: Standings,
     pub(crate) memory: Memory,
     /// How often in a row whoever leads said that this node is no member.
@@ -108,9 +109,14 @@ impl Engine {
     }
 
     /// Takes part in another node's history, from nothing or from what an earlier attempt got.
-    pub(crate) async fn join(settings: Settings, key: StorageKey, node: NodeId) -> Result<Self, OpenFault> {
+    pub(crate) async fn join(
+        settings: Settings,
+        key: StorageKey,
+        node: NodeId,
+        history: History,
+    ) -> Result<Self, OpenFault> {
         let name = settings.disk.name();
-        let (engine, joins) = Self::start(settings, key, Beginning::Joins(node)).await?;
+        let (engine, joins) = Self::start(settings, key, Beginning::Joins(node, history)).await?;
         let found = engine.shared.node;
         let refusal = match (joins, found == node) {
             (false, _) => Some(OpenFault::AlreadyFormed(name)),
@@ -195,7 +201,7 @@ impl Engine {
     async fn start(settings: Settings, key: StorageKey, beginning: Beginning) -> Result<(Self, bool), OpenFault> {
         let faults = Arc::new(Faults::new(settings.on_fault.clone()));
         let opened = wait_for_disk(|| opening::open(&settings.disk, &key, settings.cache_bytes, &faults, beginning))?;
-        let Opened { store, node, hsm, progress, log, vote, stamped, joins, new, memories } = opened;
+        let Opened { store, node, hsm, progress, log, vote, stamped, joins, joined, new, memories } = opened;
         if hsm.version() > settings.newest_state {
             store.close();
             return Err(OpenFault::NewerState { found: hsm.version(), known: settings.newest_state });
@@ -205,11 +211,11 @@ impl Engine {
             if joins { Stamper::following(clock, stamped, progress.stamp) } else { Stamper::new(clock, stamped) };
         let stamper = Arc::new(stamper);
         let born = vote.map_or(0, |vote| vote.leader_id.term);
-        let at_start = Remembered::new(&vote.unwrap_or_default(), log.last.max(log.purged));
+        let at_start = Remembered::on_disk(&store.durable());
         let boot = settings.randomness.number();
         let proposals = Arc::new(Proposals::new(node, boot, settings.propose_deadline, born));
         let applied = Arc::new(Applied::new(&progress));
-        let history = Arc::new(Mutex::new(history_of(&hsm, node)));
+        let history = Arc::new(Mutex::new(history_of(&hsm, node).or(joined)));
         let lease = Arc::new(Lease::new(hsm.members().contains_key(&hsm_core::NodeId(node))));
         let state = Arc::new(State::new(hsm));
         let log = LogStore::new(store.clone(), node, log, vote, proposals.clone(), stamper.clone());
@@ -246,6 +252,7 @@ impl Engine {
             link,
             addresses,
             vitals: Arc::default(),
+            acquaintances: Acquaintances::default(),
             standing: Standings::new(
                 if new { Standing::Joining } else { Standing::Checking },
                 settings.on_standing.clone(),

@@ -59,6 +59,7 @@ mod witness;
 pub use barrier::{Barrier, Unreached};
 pub use fault::{Fault, OpenFault, StorageFault};
 pub use leases::Serving;
+pub use network::History;
 pub use node::{AuditEntry, Node};
 pub use outcome::{Done, EffectSink, NoEffects, Outcome};
 pub use recovery::{Prepare, Recovery};

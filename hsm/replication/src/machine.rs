@@ -64,16 +64,28 @@ struct Recent {
     hash: [u8; 48],
     /// After each of the last entries, oldest first.
     before: VecDeque<(Index, [u8; 48])>,
+    /// The last change of the roster that is known; at most the state that was found at the start.
+    roster: Index,
 }
 
 impl Applied {
     pub(crate) fn new(progress: &Progress) -> Self {
-        let recent = Recent { index: progress.index, hash: progress.hash.into_array(), before: VecDeque::new() };
+        let (index, hash) = (progress.index, progress.hash.into_array());
+        let recent = Recent { index, hash, before: VecDeque::new(), roster: index };
         Self { state: Mutex::new(recent), changed: Condvar::new() }
     }
 
     pub(crate) fn now(&self) -> Index {
         self.state.lock().index
+    }
+
+    /// The last change of the roster, or a later command.
+    pub(crate) fn roster(&self) -> Index {
+        self.state.lock().roster
+    }
+
+    fn note_roster(&self, index: Index) {
+        self.state.lock().roster = index;
     }
 
     /// Index and chain hash of the same moment.
@@ -210,6 +222,10 @@ impl Machine {
         let judged = catch_unwind(AssertUnwindSafe(judge)).map_err(|panic| Fault::Invariant(panic_text(&*panic)))?;
         self.progress.index = index;
         self.progress.hash = ByteArray::new(chain(&self.progress.hash, index, log_id.leader_id.term, batch, encoded));
+        #[cfg(hsm_sim)]
+        if self.effects.falters(index) {
+            self.progress.hash[0] ^= 1;
+        }
         let rows = judged.changes.into_iter().map(|change| (state_key(&change.row), change.value));
         changes.rows.extend(rows);
         let mut answer = None;
@@ -228,6 +244,7 @@ impl Machine {
                 other => {
                     if matches!(other, Effect::RosterChanged) {
                         self.learn_history();
+                        self.applied.note_roster(index);
                     }
                     self.effects.carry_out(index, other);
                 }
@@ -249,6 +266,7 @@ impl Machine {
         self.progress = progress;
         self.stamper.observe(self.progress.stamp);
         self.learn_history();
+        self.applied.note_roster(self.progress.index);
         self.applied.set(&self.progress);
         self.proposals.skipped();
         Ok(())
@@ -328,6 +346,6 @@ impl RaftSnapshotBuilder<Types> for SnapshotMarker {
     async fn build_snapshot(&mut self) -> Result<Snapshot, RaftStorageError> {
         let work = Work { durable: true, ..Work::default() };
         wait_for_disk(|| self.store.commit(&work)).map_err(|fault| StorageIOError::write_snapshot(None, &fault))?;
-        Ok(Snapshot { meta: meta_of(&self.store.durable()), snapshot: Box::new(SnapshotData::mark()) })
+        Ok(Snapshot { meta: meta_of(&self.store.durable().progress), snapshot: Box::new(SnapshotData::mark()) })
     }
 }

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hsm_core::{Hsm, Index};
+use hsm_core::{ClusterId, Hsm, Incarnation, Index};
 use hsm_protocol::ErrorCode;
 use hsm_protocol::trace::Trace;
 use openraft::error::{Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
@@ -75,9 +75,11 @@ impl Network for NoPeers {
 
 /// Which history of which cluster: a message from another one is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct History {
-    cluster: [u8; 16],
-    incarnation: [u8; 16],
+pub struct History {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The history.
+    pub incarnation: Incarnation,
 }
 
 /// The history that a state belongs to; `None` before there is a cluster, and as long as the state does not name this node:
@@ -85,7 +87,7 @@ pub(crate) struct History {
 /// by then for its own.
 pub(crate) fn history_of(state: &Hsm, node: NodeId) -> Option<History> {
     let cluster = state.cluster().filter(|_| state.members().contains_key(&hsm_core::NodeId(node)))?;
-    Some(History { cluster: cluster.cluster.0, incarnation: cluster.incarnation.0 })
+    Some(History { cluster: cluster.cluster, incarnation: cluster.incarnation })
 }
 
 /// What one member sends to another.
@@ -96,7 +98,7 @@ pub(crate) struct Message {
     /// The node that is meant. A machine whose disk was replaced answers at the same address as another node, and must
     /// neither vote nor store anything in the name of the one that it was.
     pub(crate) to: NodeId,
-    /// `None` from a newcomer that has no state yet.
+    /// `None` from nobody who belongs to a cluster.
     pub(crate) history: Option<History>,
     pub(crate) ask: Ask,
 }
@@ -185,8 +187,7 @@ pub(crate) enum Told {
     Apart,
 }
 
-/// The node that a message says it comes from; `None` when it is no message. Whoever carries it compares this with the
-/// member that the connection belongs to: the node itself believes it.
+/// The node that a message says it comes from; `None` when it is no message.
 pub fn sender(message: &[u8]) -> Option<u64> {
     postcard::take_from_bytes(message).ok().map(|(from, _)| from)
 }
@@ -197,7 +198,7 @@ pub(crate) struct Link {
     pub(crate) network: Arc<dyn Network>,
     /// This node.
     pub(crate) node: NodeId,
-    /// Empty until this node has state.
+    /// That of the state; of a newcomer that of its admission. Empty before a cluster is formed.
     pub(crate) history: Arc<Mutex<Option<History>>>,
 }
 

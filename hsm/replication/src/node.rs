@@ -18,6 +18,7 @@ use crate::barrier::Barrier;
 use crate::engine::{Engine, Shared};
 use crate::fault::{OpenFault, StorageFault};
 use crate::leases::Serving;
+use crate::network::History;
 use crate::outcome::Outcome;
 use crate::recovery::Recovery;
 use crate::settings::Settings;
@@ -64,14 +65,14 @@ impl Node {
     }
 
     /// Makes an empty store part of an existing cluster, under a node id that its roster names, or goes on with such an
-    /// attempt. Returns before there is any state: the node answers other members, gets the state from whoever leads, and
-    /// takes commands as soon as it has it ([`Status::ready`]). Blocks.
+    /// attempt. Returns before there is any state: the node answers members of that history and nobody else, gets the
+    /// state from whoever leads, and takes commands as soon as it has it ([`Status::ready`]). Blocks.
     ///
     /// # Errors
     /// [`OpenFault::AlreadyFormed`] when the store was formed, [`OpenFault::OtherNode`] when it joined under another id;
     /// else what [`Node::open`] says.
-    pub fn join(settings: Settings, key: StorageKey, node: u64) -> Result<Self, OpenFault> {
-        Self::on_own_thread(move || Engine::join(settings, key, node))
+    pub fn join(settings: Settings, key: StorageKey, node: u64, history: History) -> Result<Self, OpenFault> {
+        Self::on_own_thread(move || Engine::join(settings, key, node, history))
     }
 
     /// Opens an existing store, verifies and loads it, and replays the log. A sole HSM takes commands when this returns;
@@ -118,8 +119,13 @@ impl Node {
     ///
     /// # Errors
     /// As [`Node::join`].
-    pub fn join_here(settings: Settings, key: StorageKey, node: u64) -> Later<'static, Result<Self, OpenFault>> {
-        Box::pin(async move { Ok(Self::around(Engine::join(settings, key, node).await?)) })
+    pub fn join_here(
+        settings: Settings,
+        key: StorageKey,
+        node: u64,
+        history: History,
+    ) -> Later<'static, Result<Self, OpenFault>> {
+        Box::pin(async move { Ok(Self::around(Engine::join(settings, key, node, history).await?)) })
     }
 
     /// [`Node::open`] on the runtime that the caller runs in: for simulation.
@@ -254,12 +260,19 @@ impl Node {
         Box::pin(self.engine.stop())
     }
 
-    /// Answers a message that another member's `Network` carried here.
+    /// Answers a message that another member's `Network` carried here. `from` is the node that the connection belongs to,
+    /// as its certificate proves: what speaks for another one is not answered.
     ///
     /// # Errors
     /// A message that is none, or a store that failed: drop the connection.
-    pub fn answer<'node>(&'node self, message: &'node [u8]) -> Later<'node, Result<Vec<u8>, StorageFault>> {
-        Box::pin(self.shared().answer(message))
+    pub fn answer<'node>(&'node self, from: u64, message: &'node [u8]) -> Later<'node, Result<Vec<u8>, StorageFault>> {
+        Box::pin(self.shared().answer(from, message))
+    }
+
+    /// The certificate of a node that this HSM's own roster lacks, as a member said whose state is newer: such a node may
+    /// lead, and only from it can this HSM learn the rest. `None` when nobody said so.
+    pub fn introduced(&self, node: u64) -> Option<Vec<u8>> {
+        self.shared().acquaintances.certificate(node)
     }
 
     fn shared(&self) -> &Arc<Shared> {

@@ -20,6 +20,8 @@ pub struct Status {
     pub leader: Option<u64>,
     /// Who votes, as this node's log says.
     pub voters: Vec<u64>,
+    /// The sets of voters of which a majority of each decides: two while who votes is being changed.
+    pub deciding: Vec<Vec<u64>>,
     /// Raft term.
     pub term: u64,
     /// Last applied command.
@@ -89,6 +91,10 @@ impl Shared {
             standing: self.standing.now(),
             leader: metrics.current_leader,
             voters: metrics.membership_config.membership().voter_ids().collect(),
+            deciding: {
+                let sets = metrics.membership_config.membership().get_joint_config();
+                sets.iter().map(|voters| voters.iter().copied().collect()).collect()
+            },
             term: metrics.current_term,
             applied,
             hash,

@@ -185,7 +185,8 @@ fn become_member(
     let effects = (surroundings.effects)();
     let watch = Watch::new(surroundings);
     let storage = masters.held().present.storage_key(module).map_err(|fault| stopped(&fault))?;
-    let node = Node::join(node_watch::settings(surroundings, &effects, &watch), storage, admission.place.node);
+    let (settings, place) = (node_watch::settings(surroundings, &effects, &watch), admission.place);
+    let node = Node::join(settings, storage, place.node, place.history());
     let node = Arc::new(node.map_err(|fault| node_watch::open_fault(folder, fault))?);
     watch.begin();
     await_state(surroundings, Stateless { node, masters, effects, told: told(admission) })

@@ -156,6 +156,9 @@ pub(super) fn remove(work: &mut Work<'_>, caller: Caller, hsm: HsmId) -> Answer 
     let node = judge_removal(work.state, caller, hsm)?;
     let knows_keys = work.state.members.get(&node).is_some_and(|member| member.kind == MemberKind::Hsm);
     if let Some(cluster) = work.state.cluster.as_ref().filter(|_| knows_keys) {
+        let seconds = cluster.policy.isolation_window_seconds;
+        let (index, now) = (work.index, work.stamp);
+        work.linger(|lingering| lingering.depart(node, hsm, index, seconds, now));
         work.put_cluster(ClusterRecord { epoch_due: true, ..cluster.clone() });
     }
     work.put_member(node, None);
@@ -203,7 +206,11 @@ pub(crate) fn judge_window(caller: Caller, seconds: u32) -> Result<(), Refusal> 
 pub(super) fn set_window(work: &mut Work<'_>, caller: Caller, seconds: u32) -> Answer {
     judge_window(caller, seconds)?;
     let mut cluster = standing_cluster(work.state)?;
-    cluster.policy.isolation_window_seconds = seconds;
+    let before = std::mem::replace(&mut cluster.policy.isolation_window_seconds, seconds);
+    if seconds < before {
+        let (index, now) = (work.index, work.stamp);
+        work.linger(|lingering| lingering.lower(before, index, now));
+    }
     work.put_cluster(cluster);
     Ok(Response::Done)
 }

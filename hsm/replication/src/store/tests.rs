@@ -136,13 +136,13 @@ fn what_waits_is_seen_and_survives_only_with_a_durable_commit() {
     store.pend(changes(1..3, 4));
     let row = |store: &Store, user: u64| store.pending.row(&state_key(&Row::Payload(ObjectHandle(user))));
     assert_eq!(row(&store, 2), Some(Some(vec![2; 40])));
-    assert_eq!(store.durable().index.0, 0);
+    assert_eq!(store.durable().progress.index.0, 0);
     store.commit(&Work { durable: true, ..Work::default() }).unwrap();
-    assert_eq!((row(&store, 2), store.durable().index.0), (None, 4));
+    assert_eq!((row(&store, 2), store.durable().progress.index.0), (None, 4));
     store.pend(changes(3..5, 5));
     drop(store);
     let store = open(&disk, &key, None).unwrap().store;
-    assert_eq!(store.durable().index.0, 4);
+    assert_eq!(store.durable().progress.index.0, 4);
     store.close();
     assert!(matches!(store.payload(ObjectHandle(1)), Err(StorageFault::Stopped)));
 }
@@ -238,6 +238,41 @@ async fn a_snapshot_of_many_chunks_carries_every_row_to_another_store_under_its_
     };
     assert_eq!(rows(&other.store).len(), 30_000);
     assert!(rows(&other.store) == rows(&machine.store));
+}
+
+#[tokio::test]
+async fn rows_that_came_after_a_whole_snapshot_are_not_installed_for_it() {
+    let (_log, machine) = parts(open(&MemoryDisk::default(), &key(), Some(7)).unwrap());
+    machine.store.pend(changes(0..30_000, 9));
+    let (meta, data) = machine.store.snapshot().unwrap().unwrap();
+    let mut reader = data.into_reader().unwrap();
+    let receiver = snapshot::Receiver::new();
+    let (_other_log, mut other) = parts(open(&MemoryDisk::default(), &key(), Some(8)).unwrap());
+    let first = reader.next_chunk().unwrap();
+    let mut received = receiver.take(&other.store, &meta, &first).unwrap();
+    let progress = loop {
+        match received {
+            snapshot::Received::Whole(progress) => break progress,
+            _ => received = receiver.take(&other.store, &meta, &reader.next_chunk().unwrap()).unwrap(),
+        }
+    };
+    // The first chunk comes again before the whole is installed.
+    receiver.take(&other.store, &meta, &first).unwrap();
+    let data = Box::new(snapshot::SnapshotData::received(progress));
+    assert!(other.install_snapshot(&meta, data).await.is_err());
+    assert_eq!(other.applied_state().await.unwrap().0, None, "a part of it is nothing");
+}
+
+#[test]
+fn what_a_power_cut_may_take_counts_as_not_reached() {
+    let opened = open(&MemoryDisk::default(), &key(), Some(7)).unwrap();
+    let last = blank_ent::<Types>(2, 7, 0).log_id;
+    let bounds = LogBounds { purged: None, last: Some(last) };
+    opened.store.commit(&Work { bounds: Some(bounds), ..Work::default() }).unwrap();
+    assert_eq!(opened.store.durable().log.end(), None, "it is written and not flushed");
+    let vote = Vote::new(2, 7);
+    opened.store.commit(&Work { vote: Some(vote), durable: true, ..Work::default() }).unwrap();
+    assert_eq!((opened.store.durable().vote, opened.store.durable().log.end()), (Some(vote), Some(last)));
 }
 
 #[tokio::test]

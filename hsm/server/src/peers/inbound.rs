@@ -131,10 +131,17 @@ fn known_certificate(peers: &Peers, home: &Home, node: u64) -> Result<Vec<u8>, P
     let applied = home.node.applied().0;
     let state = home.node.read();
     if state.cluster().is_some() {
-        let member = state.members().get(&NodeId(node));
-        return member.map(|member| member.certificate.clone()).ok_or(PeerRefusal::Stranger { applied });
+        let member = state.members().get(&NodeId(node)).map(|member| member.certificate.clone());
+        // A member that came while this HSM was away: whoever introduced it is a member itself.
+        let member = member.or_else(|| home.node.introduced(node));
+        if state.members().contains_key(&NodeId(home.place.node)) {
+            return member.ok_or(PeerRefusal::Stranger { applied });
+        }
+        if let Some(member) = member {
+            return Ok(member);
+        }
     }
-    // This HSM is a newcomer itself and has no state: it knows who was there when it was admitted.
+    // This HSM is a newcomer itself, whose state has not come as far as its admission: it knows who was there then.
     let known = peers.roster.borrow().get(&node).map(|known| known.certificate.clone());
     known.ok_or(PeerRefusal::NotReady)
 }
@@ -152,7 +159,7 @@ async fn linked(peers: &Arc<Peers>, stream: TlsStream<TcpStream>, hsm: HsmId, li
         }
     };
     tokio::select! {
-        ended = carry(stream, home, visit) => match ended {
+        ended = carry(stream, node, home, visit) => match ended {
             Ok(()) => tracing::debug!(hsm = %name(hsm), "a member's connection ended"),
             Err(fault @ (WireFault::TooLong { .. } | WireFault::Malformed)) => {
                 tracing::warn!(hsm = %name(hsm), %fault, "a member's connection was cut");
@@ -164,7 +171,7 @@ async fn linked(peers: &Arc<Peers>, stream: TlsStream<TcpStream>, hsm: HsmId, li
 }
 
 /// Answers messages until the connection ends. Several are answered at one time, each when it is ready.
-async fn carry(stream: TlsStream<TcpStream>, home: &Home, visit: &Visit) -> Result<(), WireFault> {
+async fn carry(stream: TlsStream<TcpStream>, from: u64, home: &Home, visit: &Visit) -> Result<(), WireFault> {
     let (mut reader, writer) = tokio::io::split(stream);
     let writer = Arc::new(tokio::sync::Mutex::new(writer));
     let places = Arc::new(Semaphore::new(limits::PEER_ANSWERS));
@@ -179,7 +186,7 @@ async fn carry(stream: TlsStream<TcpStream>, home: &Home, visit: &Visit) -> Resu
             let (node, writer, broken) = (Arc::clone(&home.node), Arc::clone(&writer), broken.clone());
             // It ends with its answer, which has a deadline in replication.
             drop(tokio::spawn(async move {
-                let answered = match node.answer(&frame.payload).await {
+                let answered = match node.answer(from, &frame.payload).await {
                     Ok(answer) => {
                         let mut writer = writer.lock().await;
                         wire::send_frame(&mut *writer, Kind::Answer, frame.number, &answer).await

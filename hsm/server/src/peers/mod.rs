@@ -20,12 +20,12 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hsm_core::{HsmId, MemberRecord, NodeId};
+use hsm_core::{ClusterId, HsmId, Incarnation, MemberRecord, NodeId};
 use hsm_crypto::Module;
 use hsm_protocol::peer::{Opening, opening};
-use hsm_replication::Node;
 use hsm_replication::network::{Answer, Network, PeerFault};
 use hsm_replication::versions::OLDEST;
+use hsm_replication::{History, Node};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -55,6 +55,13 @@ pub struct Place {
     pub incarnation: [u8; 16],
     /// The node that this HSM is in it.
     pub node: u64,
+}
+
+impl Place {
+    /// The history, as replication names it.
+    pub fn history(&self) -> History {
+        History { cluster: ClusterId(self.cluster), incarnation: Incarnation(self.incarnation) }
+    }
 }
 
 /// A member as the roster has it, as far as reaching it needs.
