@@ -202,10 +202,7 @@ impl Engine {
         let faults = Arc::new(Faults::new(settings.on_fault.clone()));
         let opened = wait_for_disk(|| opening::open(&settings.disk, &key, settings.cache_bytes, &faults, beginning))?;
         let Opened { store, node, hsm, progress, log, vote, stamped, joins, joined, new, memories } = opened;
-        if hsm.version() > settings.newest_state {
-            store.close();
-            return Err(OpenFault::NewerState { found: hsm.version(), known: settings.newest_state });
-        }
+        check_version(&store, hsm.version(), settings.newest_state)?;
         let clock = settings.clock.clone();
         let stamper =
             if joins { Stamper::following(clock, stamped, progress.stamp) } else { Stamper::new(clock, stamped) };
@@ -234,12 +231,10 @@ impl Engine {
             newest_state: settings.newest_state,
         };
         let link = Link { network: settings.network.clone(), node, history };
-        let raft = Raft::new(node, configuration(settings.witness)?, Peers { link: link.clone() }, log, machine).await;
-        let raft = raft.map_err(|fatal| engine_fault(&fatal))?;
-        // The metrics tell nothing true before it runs.
-        raft.with_raft_state(|_| ()).await.map_err(|fatal| engine_fault(&fatal))?;
+        let raft = start_raft(&link, settings.witness, log, machine).await?;
         let addresses = Addresses { state: state.clone(), metrics: raft.metrics() };
         let (errands, waiting) = errands();
+        let standing = if new { Standing::Joining } else { Standing::Checking };
         let shared = Arc::new(Shared {
             node,
             state,
@@ -253,10 +248,7 @@ impl Engine {
             addresses,
             vitals: Arc::default(),
             acquaintances: Acquaintances::default(),
-            standing: Standings::new(
-                if new { Standing::Joining } else { Standing::Checking },
-                settings.on_standing.clone(),
-            ),
+            standing: Standings::new(standing, settings.on_standing.clone()),
             memory: Memory::new(memories, at_start),
             unlisted: AtomicU32::new(0),
             leadership: Leadership::default(),
@@ -421,6 +413,23 @@ async fn watch(raft: Raft, proposals: Arc<Proposals>, faults: Arc<Faults>) {
     }
     let code = if faults.is_raised() { ErrorCode::Broken } else { ErrorCode::NotReady };
     proposals.fail_all(code);
+}
+
+/// Whether this program knows the version of commands that the state was made with.
+fn check_version(store: &Store, found: u32, known: u32) -> Result<(), OpenFault> {
+    if found > known {
+        store.close();
+        return Err(OpenFault::NewerState { found, known });
+    }
+    Ok(())
+}
+
+async fn start_raft(link: &Link, witness: bool, log: LogStore, machine: Machine) -> Result<Raft, OpenFault> {
+    let raft = Raft::new(link.node, configuration(witness)?, Peers { link: link.clone() }, log, machine).await;
+    let raft = raft.map_err(|fatal| engine_fault(&fatal))?;
+    // The metrics tell nothing true before it runs.
+    raft.with_raft_state(|_| ()).await.map_err(|fatal| engine_fault(&fatal))?;
+    Ok(raft)
 }
 
 fn engine_fault(fatal: &RaftFatal<NodeId>) -> OpenFault {

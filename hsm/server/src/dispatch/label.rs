@@ -106,7 +106,7 @@ impl Lines {
 
     fn take_at(&self, second: u64) -> bool {
         let take = |written: u64| match written >> 32 {
-            same if same == second => (written as u32 as u64 + 1 <= u64::from(REQUEST_LINES)).then_some(written + 1),
+            same if same == second => (written & u64::from(u32::MAX) < u64::from(REQUEST_LINES)).then_some(written + 1),
             _ => Some((second << 32) | 1),
         };
         self.written.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
