@@ -32,6 +32,8 @@ pub(crate) const USER_PASSWORD: &[u8] = b"crypto-user-password";
 pub(crate) struct Hsm {
     pub(crate) service: Arc<Service>,
     pub(crate) node: Arc<Node>,
+    /// The cluster master key of epoch 1.
+    pub(crate) master: MasterKey,
     _folder: tempfile::TempDir,
 }
 
@@ -76,7 +78,7 @@ impl Hsm {
             hsm: [7; 16],
             address: "127.0.0.1:2223".into(),
         };
-        Self { service: Service::new(parts).unwrap(), node, _folder: folder }
+        Self { service: Service::new(parts).unwrap(), node, master, _folder: folder }
     }
 
     /// A cluster in service: `admin`, and the crypto users `app` and `other`.
