@@ -168,8 +168,8 @@ impl Shared {
             metrics.membership_config.membership().get_joint_config().clone()
         });
         let kept = self.memory.state.lock();
-        if configs.is_empty() {
-            // It has not even learnt who votes; whoever leads knows whether it ever had more.
+        if configs.is_empty() || !self.lease.is_listed() {
+            // It has not learnt who votes, or only who did before it came; whoever leads knows whether it ever had more.
             return kept.leader_satisfied;
         }
         configs.iter().all(|voters| {
