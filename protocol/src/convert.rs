@@ -284,6 +284,7 @@ pub fn method(body: &wire::request::Body) -> u16 {
         Body::RemoveMember(_) => 97,
         Body::GetClusterPolicy(_) => 98,
         Body::ListMembers(_) => 99,
+        Body::SetReleaseRule(_) => 100,
     }
 }
 

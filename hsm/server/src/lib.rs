@@ -32,6 +32,7 @@ pub mod peer;
 pub mod peers;
 mod place_file;
 pub mod process;
+pub mod release;
 pub mod root_of_trust;
 pub mod sandbox;
 pub mod settings;

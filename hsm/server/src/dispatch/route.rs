@@ -7,7 +7,7 @@ use super::{hello, login, members, objects, operate, policy, random, streams, tr
 
 /// Whether this version knows a method.
 pub(crate) fn is_known(method: u16) -> bool {
-    matches!(method, 10..=12 | 20..=23 | 30..=40 | 50..=54 | 70..=75 | 90..=99)
+    matches!(method, 10..=12 | 20..=23 | 30..=40 | 50..=54 | 70..=75 | 90..=100)
 }
 
 /// Whether a method works before a cluster is in service, and in nobody's name.
@@ -67,6 +67,7 @@ fn run_chapter(call: &Call<'_>, message: Body) -> Result<Answered> {
         Body::RemoveMember(message) => members::remove(call, &message),
         Body::GetClusterPolicy(_) => members::policy(call),
         Body::ListMembers(_) => members::list(call),
+        Body::SetReleaseRule(message) => members::set_releases(call, message),
         Body::Hello(_)
         | Body::ListMechanisms(_)
         | Body::ClusterInfo(_)

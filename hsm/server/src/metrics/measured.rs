@@ -89,6 +89,7 @@ impl Measured {
             97 => "remove_member",
             98 => "get_cluster_policy",
             99 => "list_members",
+            100 => "set_release_rule",
             129 => "sign",
             130 => "verify",
             131 => "encrypt",

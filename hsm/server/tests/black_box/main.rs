@@ -11,6 +11,7 @@ mod management;
 mod observability;
 mod peers;
 mod process;
+mod releases;
 mod rolling;
 mod sandbox;
 mod stored;
