@@ -224,7 +224,7 @@ fn an_hsm_of_another_installation_is_refused_and_told_why() {
     let said = stranger.refused(&["join", "--member", &cluster.addresses[0].to_string()]);
     assert!(said.contains("another installation") && said.contains("--installation"), "{said}");
     // The newcomer refuses the member as much as the member would refuse it, so the member never sees its name.
-    assert!(cluster.hsms[0].log().contains("UnknownCA"), "{}", cluster.hsms[0].log());
+    eventually("the member's word", || cluster.hsms[0].log().contains("UnknownCA"));
     assert_eq!(cluster.members(0).len(), 1);
 }
 
