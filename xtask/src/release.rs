@@ -79,12 +79,6 @@ fn make_key(key: &Path) -> Result<()> {
 fn sign(program: &Path, version: &str, key: &Path) -> Result<Content> {
     let folder = tempfile::tempdir().context("no folder for temporary files")?;
     let path = |name: &str| folder.path().join(name);
-    let openssl = |words: &[&str], files: [(&str, &Path); 2]| -> Result<()> {
-        let mut command = Command::new("openssl");
-        command.args(words);
-        files.iter().for_each(|(word, file)| drop(command.arg(word).arg(file)));
-        capture(&mut command).map(drop)
-    };
     let read = |name: &str| std::fs::read(path(name)).with_context(|| format!("OpenSSL made no {name}"));
     let mut digest = Command::new("openssl");
     digest.args(["dgst", "-sha384", "-binary", "-out"]).arg(path("sha384")).arg(program);
@@ -96,7 +90,9 @@ fn sign(program: &Path, version: &str, key: &Path) -> Result<Content> {
     signing.args(["pkeyutl", "-sign", "-rawin", "-inkey"]).arg(key);
     signing.arg("-in").arg(path("statement")).arg("-out").arg(path("signature"));
     capture(&mut signing)?;
-    openssl(&["pkey", "-pubout", "-outform", "DER"], [("-in", key), ("-out", &path("public"))])?;
+    let mut public = Command::new("openssl");
+    public.args(["pkey", "-pubout", "-outform", "DER", "-in"]).arg(key).arg("-out").arg(path("public"));
+    capture(&mut public)?;
     let public = read("public")?;
     let key = public.get(PUBLIC_KEY_PREFIX..).filter(|key| key.len() == 32).context("the key is no Ed25519 key")?;
     let key = hexadecimal(key);
