@@ -287,6 +287,7 @@ pub fn method(body: &wire::request::Body) -> u16 {
         Body::BeginReissue(_) => 100,
         Body::GetReissueRequest(_) => 101,
         Body::FinishReissue(_) => 102,
+        Body::SetReleaseRule(_) => 103,
     }
 }
 

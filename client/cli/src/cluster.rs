@@ -29,6 +29,7 @@ pub(crate) fn run(session: &Session<'_>, command: &ClusterCommand) -> Result<Ans
         ClusterCommand::Status => members::status(session),
         ClusterCommand::Admission(command) => members::admission(session, command),
         ClusterCommand::Policy(command) => members::policy(session, command),
+        ClusterCommand::Releases(command) => members::releases(session, command),
         ClusterCommand::RemoveHsm { hsm } => members::remove(session, hsm),
         ClusterCommand::Reissue(command) => reissue(session, command),
         ClusterCommand::Recover { socket, yes } => recover(socket, *yes),
@@ -81,7 +82,7 @@ fn info(session: &Session<'_>) -> Result<Answer, Failure> {
     })).collect();
     let data = json!({
         "label": hello.label, "cluster-id": hexadecimal(&hello.cluster), "lifecycle": lifecycle, "mode": mode,
-        "applied-index": info.applied_index, "objects": info.objects, "users": info.users, "sessions": info.sessions,
+        "trusts-development": info.trusts_development, "applied-index": info.applied_index, "objects": info.objects, "users": info.users, "sessions": info.sessions,
         "mtls-enforcement-level": level_name(info.client_certificates_required), "hsms": hsms,
     });
     let facts = table(
@@ -93,6 +94,7 @@ fn info(session: &Session<'_>) -> Result<Answer, Failure> {
             vec!["client certificates".to_owned(), required(info.client_certificates_required).to_owned()],
             vec!["objects, users, sessions".to_owned(), format!("{}, {}, {}", info.objects, info.users, info.sessions)],
             vec!["log index".to_owned(), info.applied_index.to_string()],
+            vec!["programs".to_owned(), programs(info.trusts_development).to_owned()],
         ],
     );
     let members = info.members.iter().map(|member| {
@@ -169,6 +171,11 @@ fn parse_reference(text: &str) -> Result<u32, Failure> {
 
 fn level_name(is_required: bool) -> &'static str {
     if is_required { "cluster" } else { "none" }
+}
+
+/// Which programs of HSMs take part, in words.
+fn programs(trusts_development: bool) -> &'static str {
+    if trusts_development { "DEVELOPMENT: every build takes part" } else { "signed releases only" }
 }
 
 fn required(is_required: bool) -> &'static str {

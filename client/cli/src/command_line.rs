@@ -215,6 +215,9 @@ pub(crate) enum ClusterCommand {
         #[arg(long)]
         yes: bool,
     },
+    /// Which programs of HSMs take part.
+    #[command(subcommand)]
+    Releases(ReleasesCommand),
     /// Take an HSM out of the cluster. By an admin.
     RemoveHsm {
         /// Its id, as `cluster status` shows it.
@@ -259,6 +262,23 @@ pub(crate) enum PolicyCommand {
         /// How long an HSM that hears from no majority goes on with the keys that it has: 0 (not at all) to 604800.
         #[arg(long, value_name = "SECONDS", value_parser = crate::members::window_range())]
         isolation_window: u32,
+    },
+}
+
+/// `cluster releases …`.
+#[derive(Subcommand)]
+pub(crate) enum ReleasesCommand {
+    /// Whose signature on a release counts, and the oldest that takes part. By any user.
+    Show,
+    /// Change that; what is not named stays. By an admin.
+    #[command(arg_required_else_help = true)]
+    Set {
+        /// A key whose signature counts, 64 hexadecimal digits, in the place of all before; may be repeated.
+        #[arg(long = "key", value_name = "KEY")]
+        keys: Vec<String>,
+        /// The oldest release that takes part, such as 1.2.3.
+        #[arg(long, value_name = "VERSION")]
+        minimum: Option<String>,
     },
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::answer::{Answer, table};
 use crate::cluster::hexadecimal;
-use crate::command_line::{AdmissionCommand, PolicyCommand, Switch};
+use crate::command_line::{AdmissionCommand, PolicyCommand, ReleasesCommand, Switch};
 use crate::credentials::Session;
 use crate::failure::Failure;
 
@@ -153,6 +153,46 @@ pub(crate) fn policy(session: &Session<'_>, command: &PolicyCommand) -> Result<A
     }
 }
 
+/// Runs `cluster releases …`.
+pub(crate) fn releases(session: &Session<'_>, command: &ReleasesCommand) -> Result<Answer, Failure> {
+    let ReleasesCommand::Set { keys, minimum } = command else { return show(session, "releases") };
+    let keys: Vec<Vec<u8>> = keys.iter().map(|key| parse_key(key)).collect::<Result<_, _>>()?;
+    session.logged_in(|login| {
+        let old = policy_of(session, login)?.releases.ok_or_else(Failure::strange_answer)?;
+        let rule = wire::ReleaseRule {
+            keys: if keys.is_empty() { old.keys } else { keys.clone() },
+            minimum: minimum.clone().unwrap_or(old.minimum),
+        };
+        Ok(session.cluster().set_release_rule(login, rule)?)
+    })?;
+    show(session, "releases")
+}
+
+/// Reads the public key of a builder.
+fn parse_key(text: &str) -> Result<Vec<u8>, Failure> {
+    let misuse = || {
+        Failure::misuse(
+            format!("{text:?} is no key of releases"),
+            "use the 64 hexadecimal digits that `cargo xtask release` prints",
+        )
+    };
+    if text.len() != 64 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return Err(misuse());
+    }
+    (0..32).map(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).map_err(|_| misuse())).collect()
+}
+
+/// Whose programs take part, in words.
+fn releases_words(policy: &wire::ClusterPolicyReply) -> String {
+    let Some(rule) = &policy.releases else { return "not told".to_owned() };
+    let keys: Vec<String> = rule.keys.iter().map(|key| hexadecimal(key)).collect();
+    let who = match (policy.trusts_development, keys.is_empty()) {
+        (true, _) => "EVERY BUILD: the development key counts, which everybody has".to_owned(),
+        (false, _) => format!("releases signed by {}", keys.join(", ")),
+    };
+    format!("{who}; {} or newer", rule.minimum)
+}
+
 /// Runs `cluster remove-hsm`.
 pub(crate) fn remove(session: &Session<'_>, hsm: &str) -> Result<Answer, Failure> {
     let id = parse_id(hsm)?;
@@ -188,6 +228,7 @@ fn policy_facts(policy: &wire::ClusterPolicyReply) -> Vec<Vec<String>> {
         fact("joined by the rule in 24 h", policy.admissions.len().to_string()),
         fact("approved, not here yet", approved),
         fact("without a majority", window_words(policy.isolation_window_seconds)),
+        fact("programs that take part", releases_words(policy)),
     ]
 }
 
@@ -197,6 +238,10 @@ fn policy_data(policy: &wire::ClusterPolicyReply) -> Value {
         "approvals": policy.approvals.iter().map(|hsm| hexadecimal(hsm)).collect::<Vec<_>>(),
         "admissions": policy.admissions,
         "isolation-window-seconds": policy.isolation_window_seconds,
+        "releases": policy.releases.as_ref().map(|rule| json!({
+            "keys": rule.keys.iter().map(|key| hexadecimal(key)).collect::<Vec<_>>(), "minimum": rule.minimum,
+            "trusts-development": policy.trusts_development,
+        })),
     })
 }
 

@@ -192,6 +192,15 @@ impl Cluster {
         }
     }
 
+    /// Sets which programs take part in the cluster. By an admin; since version 2 of commands.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn set_release_rule(&self, login: &Login, rule: wire::ReleaseRule) -> Result<(), CallError> {
+        let make = || request::Body::SetReleaseRule(wire::SetReleaseRule { rule: Some(rule.clone()) });
+        self.change_done(Some(login), &make)
+    }
+
     fn change_done(&self, login: Option<&Login>, make: &dyn Fn() -> request::Body) -> Result<(), CallError> {
         match self.change(login, &|_| make())? {
             reply::Body::Done(_) => Ok(()),

@@ -312,6 +312,8 @@ pub struct Form {
     pub node: NodeId,
     /// The first member.
     pub member: MemberRecord,
+    /// Which programs take part at first.
+    pub releases: ReleaseRule,
 }
 
 /// What a new epoch begins with.

@@ -52,6 +52,7 @@ pub(crate) fn first_command(
         },
         node: NodeId::default(),
         member: own_record(surroundings, None),
+        releases: surroundings.release.first_rule(),
     })
 }
 

@@ -35,6 +35,7 @@ pub mod peers;
 mod place_file;
 pub mod process;
 mod recovery;
+pub mod release;
 pub mod root_of_trust;
 pub mod sandbox;
 pub mod settings;

@@ -94,6 +94,9 @@ pub const LABEL_BYTES: usize = 32;
 /// (`PreCoPassword`, CloudHSM v2 API).
 pub const ACTIVATION_PASSWORD_CHARACTERS: usize = 24;
 
+/// Bytes of a release file: five short lines.
+pub const RELEASE_FILE_BYTES: u64 = 1024;
+
 /// Longest passphrase file in bytes.
 pub const PASSPHRASE_BYTES: usize = 4096;
 

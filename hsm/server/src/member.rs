@@ -28,6 +28,7 @@ use crate::node_watch::{self, Watch};
 use crate::peer::Source;
 use crate::peers::{Home, Peers, Place, roster_of};
 use crate::place_file::Told;
+use crate::release::ReleaseStatement;
 use crate::settings::Settings;
 use crate::{formation, limits, place_file, root_of_trust};
 
@@ -51,6 +52,8 @@ pub struct Surroundings {
     pub hsm: [u8; 16],
     /// By what it proves that name.
     pub identity: Arc<Identity>,
+    /// What its program is.
+    pub release: Arc<ReleaseStatement>,
     /// The way to other HSMs; `None` when there can be none.
     pub peers: Option<Arc<Peers>>,
     /// Makes the sink for effects that is given to a node.
@@ -340,8 +343,12 @@ impl Member {
 
     /// Follows a change of the roster. Says whether this HSM is still in it.
     pub fn follow_roster(&self) -> bool {
-        let members = self.node.read().members().clone();
+        let (members, rule) = {
+            let state = self.node.read();
+            (state.members().clone(), state.cluster().map(|cluster| cluster.policy.releases.clone()))
+        };
         if let Some(peers) = &self.surroundings.peers {
+            peers.follow_rule(&rule.unwrap_or_default());
             peers.follow(roster_of(&members));
         }
         members.contains_key(&NodeId(self.place.node))

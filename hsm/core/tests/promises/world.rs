@@ -233,6 +233,7 @@ pub(crate) fn form(fips: bool) -> Form {
         activation: verifier("activation"),
         sealed_activation_password: vec![1],
         sealed_cluster_key: vec![2],
+        releases: hsm_core::ReleaseRule::default(),
         certificates: CeremonyCertificates::default(),
         node: NodeId(1),
         member: MemberRecord::alone(HsmId([1; 16]), MemberKind::Hsm),

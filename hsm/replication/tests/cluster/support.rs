@@ -354,6 +354,7 @@ pub(crate) fn form(member: MemberRecord) -> Form {
         activation: Verifier(vec![7; 48]),
         sealed_activation_password: vec![1; 32],
         sealed_cluster_key: vec![2; 64],
+        releases: hsm_core::ReleaseRule::default(),
         certificates: CeremonyCertificates::default(),
         node: NodeId(1),
         member,

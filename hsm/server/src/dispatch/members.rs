@@ -6,8 +6,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use hsm_core::releases::ReleaseKey;
 use hsm_core::{
-    Action, AdmissionRule, ClusterPolicy, EpochRecord, Hsm, HsmId, MemberKind, MemberRecord, NodeId, Request,
+    Action, AdmissionRule, ClusterPolicy, EpochRecord, Hsm, HsmId, MemberKind, MemberRecord, NodeId, Release,
+    ReleaseRule, Request,
 };
 use hsm_protocol::wire::reply::Body;
 use hsm_protocol::{ErrorCode, wire};
@@ -16,6 +18,7 @@ use hsm_replication::{Role, Serving, Status};
 
 use super::call::{Answered, Call, Result};
 use crate::metrics::Rate;
+use crate::release;
 
 pub(super) fn set_rule(call: &Call<'_>, message: wire::SetAdmissionRule) -> Result<Answered> {
     let wire::AdmissionRule { standing, members, per_day } = message.rule.ok_or(ErrorCode::Malformed)?;
@@ -36,6 +39,16 @@ pub(super) fn set_window(call: &Call<'_>, message: &wire::SetIsolationWindow) ->
     call.change_plainly(Action::SetIsolationWindow { seconds })
 }
 
+pub(super) fn set_releases(call: &Call<'_>, message: wire::SetReleaseRule) -> Result<Answered> {
+    let wire::ReleaseRule { keys, minimum } = message.rule.ok_or(ErrorCode::Malformed)?;
+    let keys: std::result::Result<Vec<ReleaseKey>, _> = keys.into_iter().map(TryInto::try_into).collect();
+    let keys = keys.map_err(|_| ErrorCode::Malformed)?;
+    let minimum = Release::parse(&minimum).ok_or(ErrorCode::AttributeValue)?;
+    let rule = ReleaseRule { keys, minimum };
+    allowed(call, Request::SetReleaseRule { rule: &rule })?;
+    call.change_plainly(Action::SetReleaseRule { rule })
+}
+
 pub(super) fn remove(call: &Call<'_>, message: &wire::RemoveMember) -> Result<Answered> {
     let hsm = id(&message.hsm)?;
     {
@@ -53,7 +66,7 @@ pub(super) fn policy(call: &Call<'_>) -> Result<Answered> {
     let state = call.service.node().read();
     state.needs(&call.actor, Request::ShowCluster)?;
     let Some(cluster) = state.cluster() else { return Err(ErrorCode::NotReady.into()) };
-    let ClusterPolicy { isolation_window_seconds, admission, approvals, .. } = &cluster.policy;
+    let ClusterPolicy { isolation_window_seconds, admission, approvals, releases, .. } = &cluster.policy;
     let reply = wire::ClusterPolicyReply {
         rule: Some(wire::AdmissionRule {
             standing: admission.standing,
@@ -63,6 +76,11 @@ pub(super) fn policy(call: &Call<'_>) -> Result<Answered> {
         approvals: approvals.iter().map(|hsm| hsm.0.to_vec()).collect(),
         admissions: cluster.policy.recent_admissions(call.service.node().now()).map(|stamp| stamp.0).collect(),
         isolation_window_seconds: *isolation_window_seconds,
+        trusts_development: release::trusts_everybody(releases),
+        releases: Some(wire::ReleaseRule {
+            keys: releases.keys.iter().map(|key| key.to_vec()).collect(),
+            minimum: releases.minimum.to_string(),
+        }),
     };
     Ok(Answered::Now(Body::ClusterPolicy(reply)))
 }

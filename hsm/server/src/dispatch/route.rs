@@ -7,7 +7,7 @@ use super::{hello, login, members, objects, operate, policy, random, reissue, st
 
 /// Whether this version knows a method.
 pub(crate) fn is_known(method: u16) -> bool {
-    matches!(method, 10..=12 | 20..=23 | 30..=40 | 50..=54 | 70..=75 | 90..=102)
+    matches!(method, 10..=12 | 20..=23 | 30..=40 | 50..=54 | 70..=75 | 90..=103)
 }
 
 /// Whether a method works before a cluster is in service, and in nobody's name.
@@ -70,6 +70,7 @@ fn run_chapter(call: &Call<'_>, message: Body) -> Result<Answered> {
         Body::BeginReissue(_) => reissue::begin(call),
         Body::GetReissueRequest(_) => reissue::request(call),
         Body::FinishReissue(message) => reissue::finish(call, message),
+        Body::SetReleaseRule(message) => members::set_releases(call, message),
         Body::Hello(_)
         | Body::ListMechanisms(_)
         | Body::ClusterInfo(_)

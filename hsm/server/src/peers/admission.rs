@@ -7,7 +7,7 @@ use hsm_core::command::Origin;
 use hsm_core::{Action, MemberKind, MemberRecord, NodeId, Stamp};
 use hsm_crypto::{Handover, MasterKey, verify_node_proof};
 use hsm_protocol::ErrorCode;
-use hsm_protocol::peer::{Admitted, Join, Newcomer, RosterEntry};
+use hsm_protocol::peer::{Admitted, Join, Newcomer, Opening, RosterEntry};
 use hsm_replication::Outcome;
 use prost::Message;
 use tokio::net::TcpStream;
@@ -26,6 +26,7 @@ pub(super) async fn admit(
     peers: &Peers,
     stream: &TlsStream<TcpStream>,
     caller: &Caller,
+    opening: &Opening,
     join: &Join,
 ) -> Result<Admitted, PeerRefusal> {
     let statement = join_statement(&inbound::exporter(stream)?, &join.newcomer);
@@ -35,6 +36,7 @@ pub(super) async fn admit(
     }
     let newcomer = Newcomer::decode(join.newcomer.as_slice()).map_err(|_| PeerRefusal::Malformed)?;
     let home = peers.home().ok_or(PeerRefusal::NotReady)?;
+    inbound::check_program(&home, opening)?;
     let member = record(caller, newcomer);
     judge(&home, &member)?;
     let node = u64::from_be_bytes(formation::random(&peers.parts.module).map_err(|_| PeerRefusal::NotReady)?);

@@ -20,6 +20,7 @@ use super::tls::{self, Caller};
 use super::wire::{self, Kind, WireFault};
 use super::{Home, Peers, admission, name};
 use crate::limits;
+use crate::release;
 
 /// Accepts until it is aborted.
 pub(super) async fn accept(peers: Arc<Peers>, listener: TcpListener) {
@@ -84,17 +85,21 @@ async fn serve(peers: &Arc<Peers>, socket: TcpStream, source: SocketAddr) {
         Some(opening::Purpose::Link(link)) => match judge_link(peers, &caller, &link, &opening) {
             Ok((home, visit)) => {
                 let version = opening.newest_version.min(newest);
-                answer(&mut stream, opening_reply::Body::Linked(Linked { version })).await;
+                answer(&mut stream, opening_reply::Body::Linked(linked_reply(peers, version))).await;
                 linked(peers, stream, caller.hsm, &link, &home, &visit).await;
             }
             Err(refusal) => refuse(&mut stream, &caller, source, &refusal).await,
         },
-        Some(opening::Purpose::Join(join)) => match admission::admit(peers, &stream, &caller, &join).await {
+        Some(opening::Purpose::Join(join)) => match admission::admit(peers, &stream, &caller, &opening, &join).await {
             Ok(admitted) => answer(&mut stream, opening_reply::Body::Admitted(admitted)).await,
             Err(refusal) => refuse(&mut stream, &caller, source, &refusal).await,
         },
         None => refuse(&mut stream, &caller, source, &PeerRefusal::Malformed).await,
     }
+}
+
+fn linked_reply(peers: &Peers, version: u32) -> Linked {
+    Linked { version, measured: Some(peers.parts.release.to_wire()) }
 }
 
 /// Whether this certificate may speak for this node, to this node, now.
@@ -114,7 +119,7 @@ fn judge_link(peers: &Peers, caller: &Caller, link: &Link, opening: &Opening) ->
         tracing::warn!(hsm = %name(caller.hsm), node = format!("{:x}", link.from), "an HSM poses as another node");
         return Err(PeerRefusal::Stranger { applied: 0 });
     }
-    check_state_version(&home, super::state_version(opening.newest_state))?;
+    check_program(&home, opening)?;
     let visit = peers.callers.enter(link.from, opening.process)?;
     Ok((home, visit))
 }
@@ -123,6 +128,15 @@ fn judge_link(peers: &Peers, caller: &Caller, link: &Link, opening: &Opening) ->
 pub(super) fn check_state_version(home: &Home, knows: u32) -> Result<(), PeerRefusal> {
     let needs = home.node.read().version();
     if knows < needs { Err(PeerRefusal::TooOld { needs }) } else { Ok(()) }
+}
+
+/// Whether the cluster takes part with this program: it knows what is in use, and is a release that is trusted.
+pub(super) fn check_program(home: &Home, opening: &Opening) -> Result<(), PeerRefusal> {
+    check_state_version(home, super::state_version(opening.newest_state))?;
+    let state = home.node.read();
+    let Some(cluster) = state.cluster() else { return Ok(()) };
+    let rule = &cluster.policy.releases;
+    release::judge(rule, opening.measured.as_ref()).map_err(|misfit| PeerRefusal::of_program(misfit, rule))
 }
 
 /// The certificate that the roster has for this node. The index is read before the roster, so that the roster is at least

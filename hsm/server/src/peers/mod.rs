@@ -20,7 +20,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hsm_core::{ClusterId, HsmId, Incarnation, MemberRecord, NodeId};
+use hsm_core::{ClusterId, HsmId, Incarnation, MemberRecord, NodeId, ReleaseRule};
 use hsm_crypto::Module;
 use hsm_protocol::peer::{Opening, opening};
 use hsm_replication::network::{Answer, Network, PeerFault};
@@ -38,6 +38,7 @@ use crate::identity::Identity;
 use crate::limits;
 use crate::masters::Masters;
 use crate::member::stopped;
+use crate::release::ReleaseStatement;
 use crate::settings::PeerSettings;
 use crate::unix_socket::listen;
 use inbound::Callers;
@@ -107,6 +108,8 @@ pub struct PeersParts {
     pub settings: PeerSettings,
     /// Who this HSM is.
     pub identity: Arc<Identity>,
+    /// What its program is.
+    pub release: Arc<ReleaseStatement>,
     /// Randomness.
     pub module: Arc<Module>,
     /// Where connections run.
@@ -176,6 +179,11 @@ impl Peers {
         });
     }
 
+    /// Which programs of members the cluster takes.
+    pub fn follow_rule(&self, rule: &ReleaseRule) {
+        self.dialer.follow_rule(rule);
+    }
+
     /// This HSM is a member no more, or stops: every connection ends.
     pub fn withdraw(&self) {
         self.home.write().take();
@@ -240,13 +248,14 @@ pub(crate) fn state_version(told: u32) -> u32 {
 }
 
 /// What every connection begins with.
-fn opening(settings: &PeerSettings, process: u64, purpose: opening::Purpose) -> Opening {
+fn opening(settings: &PeerSettings, release: &ReleaseStatement, process: u64, purpose: opening::Purpose) -> Opening {
     Opening {
         oldest_version: OLDEST.min(settings.newest_version),
         newest_version: settings.newest_version,
         release: env!("CARGO_PKG_VERSION").to_owned(),
         process,
         newest_state: settings.newest_state,
+        measured: Some(release.to_wire()),
         purpose: Some(purpose),
     }
 }

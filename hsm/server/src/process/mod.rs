@@ -33,6 +33,7 @@ use crate::management::ManagementServer;
 use crate::member::{self, Found, Member, Surroundings};
 use crate::metrics::Metrics;
 use crate::peers::{PeerEvent, Peers, PeersParts};
+use crate::release::ReleaseStatement;
 use crate::sandbox::{self, FileRules, Sandbox};
 use crate::settings::{RootOfTrustSetting, Settings};
 use crate::{installation, limits, node_watch, unix_socket};
@@ -49,15 +50,17 @@ pub fn serve(settings: Settings) -> Result<(), Fault> {
         unix_socket::clear_stale(socket)?;
     }
     installation::prepare(settings.installation())?;
+    let release = Arc::new(ReleaseStatement::of_this_program()?);
+    say_release(&release);
     let sandbox = lock_up_files(&settings)?;
     let (events, inbox) = channel();
     let module = Module::start().map_err(|failure| Fault::SelfTest(failure.to_string()))?;
     let hsm = hsm_id(&folder, &module)?;
     let identity = Arc::new(Identity::read_or_make(&settings, &folder, &module, HsmId(hsm))?);
     let runtime = start_runtime(&settings, &events)?;
-    let peers = start_peers(&settings, &identity, &module, runtime.handle(), &events)?;
+    let peers = start_peers(&settings, &identity, &release, &module, runtime.handle(), &events)?;
     let process = Arc::new(Process {
-        surroundings: surroundings(settings, folder, module, identity, peers, &events),
+        surroundings: surroundings(settings, folder, module, identity, release, peers, &events),
         member: RwLock::new(None),
         change: Mutex::new(()),
         sandbox: sandbox.clone(),
@@ -235,6 +238,7 @@ fn surroundings(
     folder: DataFolder,
     module: Arc<Module>,
     identity: Arc<Identity>,
+    release: Arc<ReleaseStatement>,
     peers: Option<Arc<Peers>>,
     events: &Sender<Event>,
 ) -> Arc<Surroundings> {
@@ -259,6 +263,7 @@ fn surroundings(
         metrics: Arc::new(Metrics::new()),
         hsm: identity.hsm().0,
         identity,
+        release,
         peers,
         effects: Box::new(effects),
         on_fault: Arc::new(on_fault),
@@ -270,6 +275,22 @@ fn surroundings(
 fn report(events: &Sender<Event>, event: Event) {
     if events.send(event).is_err() {
         tracing::debug!("an event came after the end");
+    }
+}
+
+/// Which program runs, at every start: a development build is none for keys that matter.
+fn say_release(release: &ReleaseStatement) {
+    let (version, measurement) = (&release.version, member::hexadecimal(&release.measurement));
+    let key = member::hexadecimal(&release.key);
+    if release.is_development() {
+        tracing::warn!(
+            version,
+            measurement,
+            "this is a DEVELOPMENT BUILD: nobody signed it, and a cluster that takes it takes every build. For keys that \
+             matter install a signed release (docs/operations/upgrade.md)"
+        );
+    } else {
+        tracing::info!(version, measurement, key, "this is a signed release");
     }
 }
 
@@ -364,6 +385,7 @@ fn start_runtime(settings: &Settings, events: &Sender<Event>) -> Result<tokio::r
 fn start_peers(
     settings: &Settings,
     identity: &Arc<Identity>,
+    release: &Arc<ReleaseStatement>,
     module: &Arc<Module>,
     runtime: &tokio::runtime::Handle,
     events: &Sender<Event>,
@@ -373,6 +395,7 @@ fn start_peers(
     let parts = PeersParts {
         settings: peers.clone(),
         identity: Arc::clone(identity),
+        release: Arc::clone(release),
         module: Arc::clone(module),
         runtime: runtime.clone(),
         tell: Arc::new(move |event| report(&events, Event::Peer(event))),

@@ -17,6 +17,7 @@ mod peers;
 mod power;
 mod process;
 mod recovery;
+mod releases;
 mod rolling;
 mod sandbox;
 mod several;

@@ -58,6 +58,11 @@ impl Cluster {
 
     /// Starts one more HSM.
     pub(crate) fn start(&mut self, extra: &[&str]) {
+        self.start_program(std::path::Path::new(crate::support::PROGRAM), extra);
+    }
+
+    /// Starts one more HSM of this copy of the program.
+    pub(crate) fn start_program(&mut self, program: &std::path::Path, extra: &[&str]) {
         let at = self.hsms.len();
         let ports: Vec<_> = self.addresses.iter().map(|address| address.port().to_string()).collect();
         let (address, zone) = (self.addresses[at].to_string(), format!("zone-{at}"));
@@ -68,7 +73,7 @@ impl Cluster {
         let listen = SocketAddr::from((self.addresses[at].ip(), CLIENT_PORT)).to_string();
         words.extend(["--zone", &zone, "--unix-socket", &socket, "--listen", &listen]);
         words.extend(extra);
-        self.hsms.push(Running::start(&words));
+        self.hsms.push(Running::start_program(program, folder(), &words));
     }
 
     pub(crate) fn join(&self, at: usize) {
