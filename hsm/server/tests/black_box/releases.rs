@@ -122,7 +122,7 @@ fn a_cluster_takes_releases_of_whom_it_trusts_and_refuses_the_others_by_name() {
     trust(&cluster, &[development, key.clone()], version);
     cluster.join(1);
     // From now on only the builder counts: the development build is refused, also as the member that it was.
-    trust(&cluster, &[key.clone()], version);
+    trust(&cluster, std::slice::from_ref(&key), version);
     assert!(!cluster.client(0).cluster_info().unwrap().trusts_development);
     cluster.start(&[]);
     let said = cluster.hsms[2].refused(&["join", "--member", &first]);
