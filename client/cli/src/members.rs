@@ -412,7 +412,7 @@ mod tests {
         for part in ["last 60 s", "1500.0", "0.015 ms", "2.040 ms"] {
             assert!(shown.contains(part), "{part}\n{shown}");
         }
-        assert_eq!((per_second(1, 60_000), per_second(5, 0)), ("0.0".to_owned(), "50000.0".to_owned()));
+        assert_eq!((per_second(1, 60_000), per_second(5, 0)), ("0.0".to_owned(), "5000.0".to_owned()));
     }
 
     #[test]

@@ -298,7 +298,12 @@ impl Yard {
         let action = Action::AdmitMember { node: NodeId(id), member: machine.record() };
         let leader = self.leader().await;
         assert!(matches!(propose(&self.nodes[leader], action).await, Outcome::Done { result: Ok(_), .. }));
-        let node = Node::join_here(machine.settings(), machine.key(), id, HISTORY).await.unwrap();
+        let history = {
+            let state = self.nodes[leader].read();
+            let cluster = state.cluster().unwrap();
+            History { cluster: cluster.cluster, incarnation: cluster.incarnation }
+        };
+        let node = Node::join_here(machine.settings(), machine.key(), id, history).await.unwrap();
         self.nodes.push(machine.plug(node));
         self.machines.push(machine);
         id

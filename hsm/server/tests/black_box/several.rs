@@ -71,7 +71,10 @@ impl Cluster {
         let socket = self.socket(at).display().to_string();
         // Clients find it at the same place after a restart.
         let listen = SocketAddr::from((self.addresses[at].ip(), CLIENT_PORT)).to_string();
-        words.extend(["--zone", &zone, "--unix-socket", &socket, "--listen", &listen]);
+        words.extend(["--zone", &zone, "--unix-socket", &socket]);
+        if !extra.contains(&"--listen") {
+            words.extend(["--listen", &listen]);
+        }
         words.extend(extra);
         self.hsms.push(Running::start_program(program, folder(), &words));
     }
