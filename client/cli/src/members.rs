@@ -13,6 +13,9 @@ use crate::credentials::Session;
 use crate::failure::Failure;
 use crate::unreached::Unreached;
 
+/// Members tell the others once a second how they do: one that was not heard for so long is marked.
+const SILENT_MILLISECONDS: u64 = 3_000;
+
 /// Bytes of an HSM's id.
 const ID_BYTES: usize = 16;
 
@@ -200,8 +203,24 @@ pub(crate) fn remove(session: &Session<'_>, hsm: &str) -> Result<Answer, Failure
     let id = parse_id(hsm)?;
     let unreached = session.logged_in(|login| Ok(session.cluster().remove_member(login, id)?))?;
     let name = hexadecimal(&id);
-    let text = format!("HSM {name} is no member any more; stop its process and destroy its data folder");
+    let mut text = format!("HSM {name} is no member any more; stop its process and destroy its data folder");
+    // Told when it can be: the removal is done in any case.
+    if session
+        .logged_in(|login| Ok(session.cluster().list_members(login)?))
+        .is_ok_and(|left| one_decides(&left.items, &id))
+    {
+        text.push_str(ONE_DECIDES);
+    }
     Ok(Unreached::from(unreached).added_to(Answer::new(json!({ "hsm-id": name }), text)))
+}
+
+const ONE_DECIDES: &str = "\nOf the two HSMs that are left only one votes: without it nothing can be changed. Add an HSM or a \
+                           witness (docs/operations/replacing-an-hsm.md)";
+
+/// Whether the members without the one that was removed are two HSMs and no witness.
+fn one_decides(members: &[wire::MemberState], removed: &[u8]) -> bool {
+    let left: Vec<_> = members.iter().filter(|member| member.hsm != removed).collect();
+    left.len() == 2 && left.iter().all(|member| !member.witness)
 }
 
 fn show(session: &Session<'_>, heading: &str) -> Result<Answer, Failure> {
@@ -297,7 +316,10 @@ fn member_row(member: &wire::MemberState, answering: &[u8]) -> Vec<String> {
     let heard = match member.silent_milliseconds {
         _ if member.hsm == answering => "answers".to_owned(),
         _ if member.hashes_agree == Some(false) => "ITS STATE DIFFERS".to_owned(),
-        Some(milliseconds) => format!("{}.{} s ago", milliseconds / 1_000, milliseconds % 1_000 / 100),
+        Some(milliseconds) => {
+            let silent = if milliseconds >= SILENT_MILLISECONDS { "SILENT, heard " } else { "" };
+            format!("{silent}{}.{} s ago", milliseconds / 1_000, milliseconds % 1_000 / 100)
+        }
         None => "never".to_owned(),
     };
     vec![
@@ -388,6 +410,25 @@ mod tests {
         for bad in ["", &good[1..], &format!("{good}0"), &good.replace('F', "g"), &good.replacen('0', "+", 1)] {
             assert!(parse_id(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn two_hsms_that_are_left_without_a_witness_are_warned_of() {
+        let member = |hsm: u8, witness| wire::MemberState { hsm: vec![hsm; 16], witness, ..Default::default() };
+        let three = [member(1, false), member(2, false), member(3, false)];
+        assert!(one_decides(&three, &[3; 16]) && one_decides(&three[..2], &[3; 16]));
+        assert!(!one_decides(&three, &[9; 16]), "three are left");
+        assert!(!one_decides(&[member(1, false), member(2, false), member(4, true)], &[3; 16]), "a witness votes");
+    }
+
+    #[test]
+    fn a_member_that_was_not_heard_for_seconds_is_marked() {
+        let heard = |milliseconds| {
+            let member =
+                wire::MemberState { hsm: vec![1; 16], silent_milliseconds: Some(milliseconds), ..Default::default() };
+            member_row(&member, &[2; 16]).pop().unwrap()
+        };
+        assert_eq!((heard(900).as_str(), heard(38_800).as_str()), ("0.9 s ago", "SILENT, heard 38.8 s ago"));
     }
 
     #[test]

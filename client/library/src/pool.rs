@@ -51,7 +51,8 @@ pub(crate) struct Pool {
     busy: AtomicU32,
     peak: AtomicU32,
     ticks: AtomicU32,
-    tls: Mutex<Option<Arc<ClientConfig>>>,
+    /// With what its files were when it was read.
+    tls: Mutex<Option<(trust::Files, Arc<ClientConfig>)>>,
     known: Mutex<Known>,
     /// Highest log index that any HSM of this incarnation told.
     index: AtomicU64,
@@ -380,14 +381,25 @@ impl Pool {
         })
     }
 
-    /// The TLS configuration, read from its files once.
+    /// The TLS configuration, read from its files again when they are not what they were: a CA or a client certificate is
+    /// renewed while the application runs. Files that cannot be read (any more) leave what was read before.
     pub(crate) fn tls(&self) -> Result<Arc<ClientConfig>, CallError> {
+        let now = trust::Files::of(&self.configuration);
         let mut tls = self.tls.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(tls) = &*tls {
-            return Ok(Arc::clone(tls));
+        if let Some((files, read)) = &*tls
+            && *files == now
+        {
+            return Ok(Arc::clone(read));
         }
-        let made = Arc::new(trust::tls_configuration(&self.configuration)?);
-        *tls = Some(Arc::clone(&made));
+        let made = match trust::tls_configuration(&self.configuration) {
+            Ok(made) => Arc::new(made),
+            Err(error) => {
+                let Some((_, read)) = &*tls else { return Err(error) };
+                tracing::warn!(%error, "changed files of the configuration cannot be used; those of before are");
+                Arc::clone(read)
+            }
+        };
+        *tls = Some((now, Arc::clone(&made)));
         Ok(made)
     }
 

@@ -6,6 +6,7 @@
 //! cluster presents the cluster's one certificate. The anchor's own time is not judged (RFC 5280 §6.1: an anchor is
 //! trusted because somebody configured it).
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -34,6 +35,22 @@ use crate::error::{CallError, CertificateFault};
 
 /// Shortest RSA key of an HSM's certificate, in bits (NIST SP 800-131A).
 const RSA_BITS: usize = 2048;
+
+/// By what changed files are noticed: when each was written, how long it is, and which it is.
+#[derive(PartialEq, Eq)]
+pub(crate) struct Files(Vec<Option<(i64, i64, u64, u64)>>);
+
+impl Files {
+    /// As the files of the configuration are now.
+    pub(crate) fn of(cluster: &ClusterConfiguration) -> Self {
+        let files = [&cluster.trust_anchor, &cluster.client_certificate, &cluster.client_key];
+        let known = |file: &PathBuf| {
+            let found = std::fs::metadata(file).ok()?;
+            Some((found.mtime(), found.mtime_nsec(), found.len(), found.ino()))
+        };
+        Self(files.into_iter().map(|file| file.as_ref().and_then(known)).collect())
+    }
+}
 
 /// Reads the files that the configuration names and makes the TLS configuration of them.
 pub(crate) fn tls_configuration(cluster: &ClusterConfiguration) -> Result<ClientConfig, CallError> {

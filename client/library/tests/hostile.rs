@@ -252,6 +252,27 @@ fn a_certificate_of_another_authority_is_refused_even_under_the_same_name() {
 }
 
 #[test]
+fn an_anchor_that_is_replaced_while_the_application_runs_counts_from_the_next_connection_on() {
+    let setting = Setting::new();
+    let later = Authority::new("later");
+    let world = World::new();
+    let leaf = later.sign(|_| {});
+    let peer = Peer::on_port("127.0.0.1:0", &world, server_configuration(&leaf, &TlsOptions::default()));
+    let mut configuration = peer.configuration();
+    configuration.call_timeout = Duration::from_secs(3);
+    let file = setting.authority.write_anchor(setting.folder.path());
+    configuration.trust_anchor = Some(file.clone());
+    let cluster = Cluster::new(configuration);
+    let call = || cluster.call(None, &|_| echo(b"x")).map(echoed);
+    assert!(matches!(call(), Err(CallError::Certificate { fault: CertificateFault::NotTrusted { .. }, .. })));
+    // A file that cannot be used, half written perhaps, leaves the anchor of before.
+    std::fs::write(&file, "-----BEGIN CERTIFICATE-----").unwrap();
+    assert!(matches!(call(), Err(CallError::Certificate { fault: CertificateFault::NotTrusted { .. }, .. })));
+    later.write_anchor(setting.folder.path());
+    assert_eq!(call().unwrap(), b"x");
+}
+
+#[test]
 fn the_certificate_of_a_sub_authority_is_refused() {
     let setting = Setting::new();
     let leaf = setting.authority.sign(|parameters| parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));

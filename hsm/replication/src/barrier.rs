@@ -127,18 +127,20 @@ impl Shared {
         let stamp = self.stamper.now();
         let unreached = silent.into_iter().filter_map(|node| {
             let holder = members.get(&node)?;
-            let no_lease = lapse(node).saturating_sub(now);
-            let until = self.alone_until(node, no_lease, stamp).min(holder.at_most);
+            let until = self.alone_until(node, lapse(node), now, stamp).min(holder.at_most);
             (until > stamp).then_some(Unreached { node, hsm: holder.hsm, until })
         });
         Ok(unreached.collect())
     }
 
-    /// Until when an HSM goes on that holds no lease after so many milliseconds and has heard nothing since it last told
-    /// what it has applied.
-    fn alone_until(&self, node: NodeId, no_lease: u64, now: Stamp) -> Stamp {
+    /// Until when an HSM goes on that has heard nothing since it last told what it has applied, and whose lease is over at
+    /// `lapse` at the latest, by the steady clock that says `now`: its window begins with that.
+    fn alone_until(&self, node: NodeId, lapse: u64, now: u64, stamp: Stamp) -> Stamp {
         let applied = self.grants.applied(node);
-        let ends = |milliseconds: u64| Stamp(now.0.saturating_add(no_lease).saturating_add(milliseconds));
+        let ends = |window: u64| {
+            let longest = window.saturating_add(window / limits::SLOWEST_CLOCK);
+            Stamp(stamp.0.saturating_add(lapse.saturating_add(longest).saturating_sub(now)))
+        };
         let believed = self.state.read().lingering().windows.into_iter().filter(|past| past.lowered_at > applied);
         let believed = believed.map(|past| ends(u64::from(past.seconds) * 1000).min(past.until));
         believed.fold(ends(self.isolation_window()), Stamp::max)

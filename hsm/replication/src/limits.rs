@@ -103,6 +103,10 @@ pub const LEASE: Duration = Duration::from_secs(4);
 /// run unlike.
 pub const LEASE_PASSED: Duration = Duration::from_millis(4400);
 
+/// An HSM's clock may be slower than another's by this part of the time that goes by: its window lasts so much longer.
+/// Clocks without a time server drift by less than a thousandth.
+pub const SLOWEST_CLOCK: u64 = 32;
+
 /// How often a lease is asked for, and how long the answer may take.
 pub const LEASE_ASK: Duration = Duration::from_secs(1);
 

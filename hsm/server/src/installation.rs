@@ -80,6 +80,10 @@ fn make(folder: &DataFolder, place: &Path, name: &str, now: Duration) -> Result<
         folder.write(&place.join(name), pem.as_bytes())?;
     }
     folder.write(&place.join(CARD_KEY), &installation.card_key.pkcs8())?;
+    tracing::info!(
+        folder = %place.display(),
+        "a NEW installation was made here: HSMs of another one cannot join this HSM's cluster, nor this HSM theirs"
+    );
     Ok(installation)
 }
 

@@ -79,7 +79,11 @@ impl Connection {
         let request = Request { body: Some(body) };
         let sent = codec::send(&mut self.stream, &request, limits::MANAGEMENT_TIME);
         // The HSM may have said no and closed before it read anything: its answer says more than the broken pipe.
-        let received = codec::receive::<Reply>(&mut self.stream, limits::MANAGE_ANSWER_TIME);
+        let patience = match request.body {
+            Some(request::Body::Status(_)) => limits::MANAGEMENT_TIME,
+            _ => limits::MANAGE_ANSWER_TIME,
+        };
+        let received = codec::receive::<Reply>(&mut self.stream, patience);
         let reply = match (sent, received) {
             (_, Ok(reply)) => reply,
             (Err(fault), _) | (Ok(()), Err(fault)) => return Err(self.unreachable(fault)),
@@ -302,12 +306,14 @@ fn recover(mut connection: Connection, yes: bool) -> Result<Shown, Fault> {
     eprintln!("{}", show_plan(&plan));
     let typed = if yes { plan.cluster.clone() } else { typed_name()? };
     if typed != plan.cluster {
-        return Err(Fault::Settings("what was typed is not the cluster's id, the 32 digits above: nothing was done".to_owned()));
+        return Err(Fault::Settings(
+            "what was typed is not the cluster's id, the 32 digits above: nothing was done".to_owned(),
+        ));
     }
     let done = connection.recovery(&plan.cluster)?;
     let text = format!(
         "Cluster {} goes on with this HSM alone, in the history {}. Everybody must log in again. Let other HSMs join now: \
-         new ones, or the old ones with empty data folders.",
+         new ones, or the old ones without what they had (docs/operations/cluster.md says which files).",
         done.cluster, done.incarnation
     );
     let given_up: Vec<_> = done.members.iter().map(|member| member.hsm.clone()).collect();

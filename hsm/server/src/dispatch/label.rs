@@ -61,8 +61,11 @@ impl Label {
     }
 }
 
-/// Whether an operator wants to hear of it: not of what a client did wrong or may not do.
+/// Whether an operator wants to hear of it: not of what a client did wrong or may not do, but of somebody who may be guessing.
 fn is_worth_a_line(measured: Measured, elapsed: Duration, code: Option<ErrorCode>) -> bool {
+    if matches!(code, Some(ErrorCode::LoginRefused | ErrorCode::UserLocked | ErrorCode::TokenRefused)) {
+        return true;
+    }
     match code.map(ErrorCode::party) {
         Some(Party::Unavailable | Party::Broken) => true,
         _ => elapsed >= SLOW_REQUEST && !measured.is_long_by_nature(),

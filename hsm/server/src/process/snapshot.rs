@@ -1,5 +1,8 @@
 //! What health and metrics show of this process at a moment.
 
+use hsm_protocol::ErrorCode;
+use hsm_replication::Serving;
+
 use super::Process;
 use crate::dispatch::{members_seen, serving_state};
 use crate::health::{ClusterView, Snapshot};
@@ -21,6 +24,8 @@ impl Process {
             (None, Ok(())) if self.surroundings.settings.witness() => None,
             (None, _) => Some("the cluster is not initialised".to_owned()),
             (Some(_), Err(code)) => Some(code.to_string()),
+            // Whoever asked it to sign would be refused.
+            (Some(_), Ok(())) if node.serving == Serving::Expired => Some(ErrorCode::Isolated.to_string()),
             (Some(_), Ok(())) => None,
         };
         Snapshot {
