@@ -148,7 +148,7 @@ pub const TRANSFER_LIFE: Duration = Duration::from_secs(600);
 pub const RANGE_ROWS: u64 = if cfg!(hsm_sim) { 8 } else { 1024 };
 
 /// Ranges that a receiver stores before it waits for the disk: so many are received again after a kill at most.
-pub const RANGES_PER_FLUSH: u32 = 8;
+pub const RANGES_PER_FLUSH: u32 = 4;
 
 /// How long what was received of a state is kept while nobody goes on sending it.
 pub const INCOMING_KEPT: Duration = Duration::from_secs(15 * 60);

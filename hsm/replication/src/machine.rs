@@ -354,6 +354,10 @@ impl RaftSnapshotBuilder<Types> for SnapshotMarker {
         while self.store.traffic.holds_log() && fits() && !self.store.is_closed() {
             <Rt as AsyncRuntime>::sleep(limits::HELD_LOG_LOOK).await;
         }
+        if self.store.is_closed() {
+            // The node stopped meanwhile, which is no fault of the disk.
+            return Err(StorageIOError::write_snapshot(None, &StorageFault::Stopped).into());
+        }
         let work = Work { durable: true, ..Work::default() };
         wait_for_disk(|| self.store.commit(&work)).map_err(|fault| StorageIOError::write_snapshot(None, &fault))?;
         Ok(Snapshot { meta: meta_of(&self.store.durable().progress), snapshot: Box::new(SnapshotData::mark()) })

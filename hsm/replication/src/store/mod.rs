@@ -18,6 +18,8 @@ pub(crate) mod ranges;
 pub(crate) mod rows;
 pub(crate) mod snapshot;
 #[cfg(test)]
+mod streaming;
+#[cfg(test)]
 mod tests;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

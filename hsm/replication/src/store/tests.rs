@@ -28,6 +28,13 @@ use crate::types::{Batch, EncodedCommand, Lead, NodeId, Part, RaftStorageError, 
 #[derive(Clone, Debug, Default)]
 pub(super) struct MemoryDisk(Arc<InMemoryBackend>);
 
+impl MemoryDisk {
+    /// A disk with this content.
+    pub(super) fn of(content: InMemoryBackend) -> Self {
+        Self(Arc::new(content))
+    }
+}
+
 impl StorageBackend for MemoryDisk {
     fn len(&self) -> std::io::Result<u64> {
         self.0.len()

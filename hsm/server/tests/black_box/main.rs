@@ -23,6 +23,7 @@ mod sandbox;
 mod several;
 mod stored;
 mod stranger;
+mod streaming;
 mod support;
 mod tls;
 mod versions;
