@@ -263,7 +263,7 @@ fn rows_that_are_not_the_range_are_refused_by_name_and_nothing_is_lost() {
 #[test]
 fn ranges_that_are_not_the_state_that_was_offered_or_none_at_all_are_not_installed() {
     let from = store();
-    from.pend(payloads(0..10, 9, plain));
+    from.pend(payloads(1..11, 9, plain));
     type Change = fn(&mut Offer);
     let changes: [(Change, RangeRefusal); 4] = [
         (|offer| offer.end.as_mut().unwrap().1 = ByteArray::new([0; 48]), RangeRefusal::OtherState),
@@ -287,7 +287,7 @@ fn ranges_that_are_not_the_state_that_was_offered_or_none_at_all_are_not_install
 #[tokio::test]
 async fn a_whole_state_that_cannot_be_loaded_is_refused_and_the_one_in_use_stays() {
     let from = store();
-    let mut strange = payloads(0..10, 9, plain);
+    let mut strange = payloads(1..11, 9, plain);
     // No row has such a key.
     strange.rows.insert(vec![0x70], Some(vec![1]));
     from.pend(strange);
