@@ -12,6 +12,13 @@ use crate::several::{Cluster, eventually, log_in, make_pair, sign, sign_in_the_e
 /// Callers that make keys at the same time.
 const MAKERS: usize = 32;
 
+/// Memory that a key takes, in bytes, at most: the core's share is 629 (`hsm-core`'s test `million`).
+const KEY_BYTES: u64 = 1024;
+
+/// Memory in MiB that sending a state or receiving it may take beside the state: the ranges on their way, pages of the
+/// store, and what is made meanwhile.
+const TRANSFER_MIB: u64 = 128;
+
 /// What a call may take on a machine on which others work too.
 const CALL: Duration = Duration::from_secs(20);
 
@@ -160,7 +167,8 @@ fn a_join_with_very_many_keys_is_measured() {
     println!("{keys} keys made in {:?}", begin.elapsed());
     println!("memory of the sender in MiB: empty {empty:?}, then {:?}", memory(&cluster, 0));
     under_load(&cluster, 0, "alone", || std::thread::sleep(Duration::from_secs(15)));
-    println!("memory of the sender {:?}", memory(&cluster, 0));
+    let before = memory(&cluster, 0).0;
+    println!("memory of the sender {before}");
     let begin = Instant::now();
     under_load(&cluster, 0, "while an HSM joins", || {
         // The command waits less than this may take.
@@ -168,7 +176,10 @@ fn a_join_with_very_many_keys_is_measured() {
         within(PATIENCE, "the join", || cluster.hsms[1].status()["joining"] == "" && cluster.members(1).len() == 2);
         println!("joined in {:?}", begin.elapsed());
     });
-    println!("memory of the sender {:?}, of the receiver {:?}", memory(&cluster, 0), memory(&cluster, 1));
+    let (sender, receiver) = (memory(&cluster, 0), memory(&cluster, 1));
+    println!("memory of the sender {sender:?}, of the receiver {receiver:?}");
+    assert!((before - empty.0) * 1024 * 1024 / keys.max(100_000) < KEY_BYTES);
+    assert!(sender.1 < before + TRANSFER_MIB && receiver.1 < before + TRANSFER_MIB);
     for at in [0, 1] {
         let page = metrics(health[at]);
         let lines =
