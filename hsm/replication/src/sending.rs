@@ -183,8 +183,10 @@ impl Peer {
                 (reader, read)
             })
             .await;
-            let ask = Ask::Chunk { vote, meta: meta.clone(), chunk: read? };
-            match self.ask_again(&ask, limits::SNAPSHOT_TIMEOUT).await? {
+            let chunk = read?;
+            let at_most = if chunk.is_last() { limits::INSTALL_TIMEOUT } else { limits::CHUNK_TIMEOUT };
+            let ask = Ask::Chunk { vote, meta: meta.clone(), chunk };
+            match self.ask_again(&ask, at_most).await? {
                 Told::ChunkStored => {}
                 Told::ChunkRefused => reader.begin_again(),
                 Told::Installed(Ok(response)) => return Ok(response),
