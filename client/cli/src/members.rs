@@ -303,12 +303,14 @@ fn member_data(member: &wire::MemberState) -> Value {
         "version": member.version, "state-version": member.state_version, "admitted-at": member.admitted_at, "applied-index": member.applied_index,
         "lag": member.lag, "silent-milliseconds": member.silent_milliseconds,
         "lease-milliseconds": member.lease_milliseconds, "hashes-agree": member.hashes_agree,
+        "state-rows": member.state_rows, "state-rows-total": member.state_rows_total,
     })
 }
 
 fn member_row(member: &wire::MemberState, answering: &[u8]) -> Vec<String> {
     let addresses = [&member.client_address, &member.peer_address].map(|address| known(address)).join("\n");
     let applied = match (member.applied_index, member.lag) {
+        _ if member.state_rows_total.is_some() => receives(member),
         (Some(index), Some(lag)) if lag > 0 => format!("{index}, {lag} behind"),
         (Some(index), _) => index.to_string(),
         (None, _) => "not known".to_owned(),
@@ -331,6 +333,13 @@ fn member_row(member: &wire::MemberState, answering: &[u8]) -> Vec<String> {
         applied,
         heard,
     ]
+}
+
+/// How much of the state a member has that is being sent it.
+fn receives(member: &wire::MemberState) -> String {
+    let (rows, total) = (member.state_rows.unwrap_or(0), member.state_rows_total.unwrap_or(0));
+    let percent = rows.min(total).saturating_mul(100).checked_div(total).unwrap_or(0);
+    format!("gets the state: {percent} %")
 }
 
 fn known(text: &str) -> &str {
@@ -471,6 +480,8 @@ mod tests {
         assert_eq!((row[2].as_str(), row[5].as_str(), row[6].as_str()), ("unknown", "90, 10 behind", "1.2 s ago"));
         let different = wire::MemberState { hashes_agree: Some(false), ..member.clone() };
         assert_eq!(member_row(&different, &[1; 16])[6], "ITS STATE DIFFERS");
+        let gets = wire::MemberState { state_rows: Some(41), state_rows_total: Some(100), ..member.clone() };
+        assert_eq!(member_row(&gets, &[1; 16])[5], "gets the state: 41 %");
         let unheard = wire::MemberState { silent_milliseconds: None, applied_index: None, ..member };
         assert_eq!(member_row(&unheard, &[1; 16])[5..], ["not known", "never"]);
         assert_eq!(member_row(&unheard, &[2; 16])[6], "answers");

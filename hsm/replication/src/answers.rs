@@ -6,16 +6,13 @@ use std::sync::atomic::Ordering;
 use hsm_protocol::ErrorCode;
 use hsm_protocol::trace::{TARGET, Trace};
 use openraft::ServerState;
-use openraft::raft::SnapshotResponse;
 
 use crate::engine::Shared;
 use crate::fault::StorageFault;
 use crate::forwarding::Received as ReceivedPart;
 use crate::limits;
 use crate::network::{Ask, Message, Told};
-use crate::runtime::wait_for_disk;
-use crate::store::snapshot::{Chunk, Received, SnapshotData};
-use crate::types::{NodeId, Part, Snapshot, SnapshotMeta, Vote, decode};
+use crate::types::{NodeId, Part, decode};
 
 /// The leader's line of a call that another member serves.
 fn log_forwarded(from: NodeId, term: u64, traces: &[u64], told: &Told) {
@@ -65,6 +62,18 @@ impl Shared {
                     None => Told::Apart,
                 }
             }
+            Ask::Range { vote, meta, offer } => {
+                match self.errands.run(self.clone().take_offer(from, vote, meta, offer)).await {
+                    Some(told) => told?,
+                    None => Told::Apart,
+                }
+            }
+            Ask::RangeRows { vote, meta, transfer, number, rows } => {
+                match self.errands.run(self.clone().take_rows(from, vote, meta, (transfer, number), rows)).await {
+                    Some(told) => told?,
+                    None => Told::Apart,
+                }
+            }
             // What follows is for members alone.
             _ if !self.is_member(from) => Told::Apart,
             Ask::Propose { term, part } => self.take_part(term, part).await,
@@ -95,27 +104,6 @@ impl Shared {
                 Told::Done
             }
         })
-    }
-
-    /// Part of a snapshot; the last one installs it.
-    async fn take_chunk(self: Arc<Self>, vote: Vote, meta: SnapshotMeta, chunk: Chunk) -> Result<Told, StorageFault> {
-        let turn = self.receiver.turn().await;
-        // Only the last chunk comes to openraft. One who led before and does not know it would begin again and again, and
-        // with it the one who leads.
-        let own = self.raft.server_metrics().borrow().vote;
-        if vote < own {
-            return Ok(Told::Installed(Ok(SnapshotResponse::new(own))));
-        }
-        let told = match wait_for_disk(|| self.receiver.take(&self.store, &meta, &chunk))? {
-            Received::Stored => Told::ChunkStored,
-            Received::OutOfOrder => Told::ChunkRefused,
-            Received::Whole(progress) => {
-                let snapshot = Snapshot { meta, snapshot: Box::new(SnapshotData::received(progress)) };
-                Told::Installed(self.raft.install_full_snapshot(vote, snapshot).await)
-            }
-        };
-        drop(turn);
-        Ok(told)
     }
 
     /// Whether this node has had no lease since it started, and neither asks for one nor takes one.

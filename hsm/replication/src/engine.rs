@@ -27,6 +27,7 @@ use crate::outcome::Outcome;
 use crate::proposals::Proposals;
 use crate::proposer::{Compass, Proposer};
 use crate::pulse::{self, Vitals};
+use crate::receiving;
 use crate::recovery::Recovery;
 use crate::roster::{Acquaintances, Addresses};
 use crate::runtime::{Rt, wait_for_disk};
@@ -34,6 +35,7 @@ use crate::settings::Settings;
 use crate::stamp::Stamper;
 use crate::standing::{Standing, Standings};
 use crate::state::State;
+use crate::store::incoming::Incoming;
 use crate::store::log::LogStore;
 use crate::store::opening::{self, Beginning, Opened};
 use crate::store::snapshot::Receiver;
@@ -65,6 +67,7 @@ pub(crate) struct Shared {
     pub(crate) leadership: Leadership,
     pub(crate) faults: Arc<Faults>,
     pub(crate) receiver: Receiver,
+    pub(crate) incoming: Incoming,
     pub(crate) errands: Errands,
     pub(crate) lease: Arc<Lease>,
     pub(crate) grants: Grants,
@@ -210,6 +213,7 @@ impl Engine {
         let born = vote.map_or(0, |vote| vote.leader_id.term);
         let at_start = Remembered::on_disk(&store.durable());
         let boot = settings.randomness.number();
+        store.traffic.number_from(boot);
         let proposals = Arc::new(Proposals::new(node, boot, settings.propose_deadline, born));
         let applied = Arc::new(Applied::new(&progress));
         let history = Arc::new(Mutex::new(history_of(&hsm, node).or(joined)));
@@ -231,7 +235,7 @@ impl Engine {
             newest_state: settings.newest_state,
         };
         let link = Link { network: settings.network.clone(), node, history };
-        let raft = start_raft(&link, settings.witness, log, machine).await?;
+        let raft = start_raft(&link, &store, settings.witness, log, machine).await?;
         let addresses = Addresses { state: state.clone(), metrics: raft.metrics() };
         let (errands, waiting) = errands();
         let standing = if new { Standing::Joining } else { Standing::Checking };
@@ -254,6 +258,7 @@ impl Engine {
             leadership: Leadership::default(),
             faults,
             receiver: Receiver::new(),
+            incoming: Incoming::default(),
             errands,
             lease,
             grants: Grants::default(),
@@ -285,6 +290,7 @@ impl Engine {
             Rt::spawn(pulse::run(shared.clone())),
             Rt::spawn(supervisor::run(shared.clone())),
             Rt::spawn(leases::run_rounds(shared.clone())),
+            Rt::spawn(receiving::run(shared.clone())),
         ]);
         if shared.witness {
             self.tasks.lock().push(Rt::spawn(witness::run(shared.clone())));
@@ -424,8 +430,15 @@ fn check_version(store: &Store, found: u32, known: u32) -> Result<(), OpenFault>
     Ok(())
 }
 
-async fn start_raft(link: &Link, witness: bool, log: LogStore, machine: Machine) -> Result<Raft, OpenFault> {
-    let raft = Raft::new(link.node, configuration(witness)?, Peers { link: link.clone() }, log, machine).await;
+async fn start_raft(
+    link: &Link,
+    store: &Arc<Store>,
+    witness: bool,
+    log: LogStore,
+    machine: Machine,
+) -> Result<Raft, OpenFault> {
+    let peers = Peers { link: link.clone(), store: store.clone() };
+    let raft = Raft::new(link.node, configuration(witness)?, peers, log, machine).await;
     let raft = raft.map_err(|fatal| engine_fault(&fatal))?;
     // The metrics tell nothing true before it runs.
     raft.with_raft_state(|_| ()).await.map_err(|fatal| engine_fault(&fatal))?;

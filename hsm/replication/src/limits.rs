@@ -133,6 +133,50 @@ pub const INSTALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often one chunk is sent before the snapshot begins anew.
 pub const CHUNK_TRIES: u32 = 5;
 
+/// Time for a range of a snapshot to be offered, sent and stored: a megabit and a half a second.
+pub const RANGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a receiver may look through a whole state and install it: for 1,000,000 keys some ten seconds, on a slow machine
+/// with a slow disk several times that.
+pub const INSTALLING: Duration = Duration::from_secs(300);
+
+/// How often the sender asks whether it has.
+pub const INSTALLING_LOOK: Duration = Duration::from_millis(100);
+
+/// How often a sender begins again with the first range, because the receiver was started anew, before it gives up and takes
+/// a newer state.
+pub const RANGE_RESTARTS: u32 = 8;
+
+/// How long one state is sent before the sender goes on with a newer one. What is read stays in the store's file for so
+/// long, also what was replaced meanwhile.
+pub const TRANSFER_LIFE: Duration = Duration::from_secs(600);
+
+/// Rows of a range, on average. A key is two rows and below 1 KiB with both, so a range is less than 1 MiB: what is sent
+/// again for one changed row, or lost by a kill. 1,000,000 keys are 2,000 ranges.
+pub const RANGE_ROWS: u64 = if cfg!(hsm_sim) { 8 } else { 1024 };
+
+/// Ranges that a receiver stores before it waits for the disk: so many are received again after a kill at most.
+pub const RANGES_PER_FLUSH: u32 = 4;
+
+/// How long what was received of a state is kept while nobody goes on sending it.
+pub const INCOMING_KEPT: Duration = Duration::from_secs(15 * 60);
+
+/// How often a node looks whether to keep it.
+pub const INCOMING_LOOK: Duration = Duration::from_secs(60);
+
+/// Rows that are removed at once when it is not kept: some tens of milliseconds, in which nothing else is written.
+pub const DISCARDED_ROWS: u32 = 4096;
+
+/// Log that is kept for a member that is being sent a state, so that it can go on from there, in bytes: as much disk a
+/// member that is slow, or gone, may cost the one that leads.
+pub const HELD_LOG_BYTES: u64 = if cfg!(hsm_sim) { 64 * 1024 } else { 512 * 1024 * 1024 };
+
+/// How long it is kept after the state was installed: until the member has read it.
+pub const HELD_LOG_AFTER: Duration = if cfg!(hsm_sim) { Duration::from_secs(2) } else { Duration::from_secs(60) };
+
+/// How often it is looked whether the log must still be kept.
+pub const HELD_LOG_LOOK: Duration = Duration::from_millis(200);
+
 /// Entries after which a snapshot is marked, so that the log before it can go. A mark costs nothing: the state in the
 /// store is the snapshot. In simulation fewer, so that a run of some hundred entries meets every way of joining.
 pub const ENTRIES_PER_SNAPSHOT: u64 = if cfg!(hsm_sim) { 48 } else { 512 };
@@ -143,8 +187,11 @@ pub const ENTRIES_KEPT: u64 = if cfg!(hsm_sim) { 32 } else { 512 };
 /// Entries kept in memory after they were appended, so that applying and sending them reads no disk.
 pub const TAIL_ENTRIES: usize = 64;
 
-/// Rows of one chunk of a snapshot, in bytes.
+/// Rows of one chunk of a snapshot, and of one range at most but for its last row, in bytes.
 pub const SNAPSHOT_CHUNK_BYTES: usize = if cfg!(hsm_sim) { 4 * 1024 } else { 1024 * 1024 };
+
+/// Rows of a range with its last row, in bytes: no row is larger than the entry that it came with.
+pub const RANGE_BYTES_MAXIMUM: usize = SNAPSHOT_CHUNK_BYTES + 2 * ENTRY_BYTES;
 
 /// Memory for pages of the store.
 pub const CACHE_BYTES: usize = 64 * 1024 * 1024;
@@ -156,6 +203,8 @@ pub const FREE_BYTES: u64 = 4 * 1024 * 1024;
 /// Audit records in one answer.
 pub const AUDIT_PAGE: usize = 4096;
 
+const _: () = assert!(RANGE_TIMEOUT.as_millis() * CHUNK_TRIES as u128 * 2 < INCOMING_KEPT.as_millis());
+const _: () = assert!(INSTALLING.as_millis() < TRANSFER_LIFE.as_millis());
 const _: () = assert!(FREE_BYTES >= 8 * ENTRY_BYTES as u64);
 const _: () = assert!(QUEUE_BYTES >= 8 * ENTRY_BYTES);
 const _: () = assert!(HEARTBEAT.as_millis() * 2 < ELECTION_MINIMUM.as_millis());

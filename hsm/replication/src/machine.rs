@@ -13,7 +13,7 @@ use std::sync::Arc;
 use hsm_core::command::Versioned;
 use hsm_core::{Command, Effect, Index, Refusal, Response};
 use openraft::storage::RaftStateMachine;
-use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError};
+use openraft::{AsyncRuntime, EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError};
 use parking_lot::{Condvar, Mutex};
 use serde_bytes::ByteArray;
 use sha2::{Digest, Sha384};
@@ -25,9 +25,10 @@ use crate::network::{History, history_of};
 use crate::node::AuditEntry;
 use crate::outcome::{EffectSink, Outcome};
 use crate::proposals::Proposals;
-use crate::runtime::wait_for_disk;
+use crate::runtime::{Rt, aside, wait_for_disk};
 use crate::stamp::Stamper;
 use crate::state::State;
+use crate::store::incoming::Prepared;
 use crate::store::pending::Changes;
 use crate::store::rows::{Progress, state_key};
 use crate::store::snapshot::{SnapshotData, meta_of};
@@ -254,21 +255,25 @@ impl Machine {
         Ok((index, answer))
     }
 
-    fn install(&mut self, progress: Progress) -> Result<(), StorageFault> {
-        let hsm = wait_for_disk(|| self.store.install(&progress))
+    async fn install(&mut self, progress: Progress, prepared: Option<Box<Prepared>>) -> Result<(), StorageFault> {
+        let (store, whole) = (self.store.clone(), progress.clone());
+        let hsm = aside(move || store.install(&whole, prepared))
+            .await
             .map_err(|fault| StorageFault::Damaged(fault.to_string()))?;
         if hsm.version() > self.newest_state {
             let (found, known) = (hsm.version(), self.newest_state);
             self.faults.raise(Fault::NewerCommand { found, known });
             return Err(StorageFault::Stopped);
         }
-        *self.state.write() = hsm;
+        let before = std::mem::replace(&mut *self.state.write(), hsm);
         self.progress = progress;
         self.stamper.observe(self.progress.stamp);
         self.learn_history();
         self.applied.note_roster(self.progress.index);
         self.applied.set(&self.progress);
         self.proposals.skipped();
+        // With a million keys, letting go of them takes a while.
+        aside(move || drop(before)).await;
         Ok(())
     }
 }
@@ -325,8 +330,8 @@ impl RaftStateMachine<Types> for Machine {
             StorageIOError::write_snapshot(Some(meta.signature()), &std::io::Error::other(detail.to_owned()))
         };
         let received = wait_for_disk(|| snapshot.receive(&self.store, meta));
-        let progress = received.map_err(|fault| refused(&fault.to_string()))?;
-        self.install(progress).map_err(|fault| refused(&fault.to_string()).into())
+        let (progress, prepared) = received.map_err(|fault| refused(&fault.to_string()))?;
+        self.install(progress, prepared).await.map_err(|fault| refused(&fault.to_string()).into())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, RaftStorageError> {
@@ -337,13 +342,22 @@ impl RaftStateMachine<Types> for Machine {
 }
 
 /// "Builds" a snapshot: the durable state is one, so there is only its position to tell, after what waits was written.
-/// The log before it may go.
+/// The log before it may go, as soon as no member is being sent a state that it continues.
 pub(crate) struct SnapshotMarker {
     store: Arc<Store>,
 }
 
 impl RaftSnapshotBuilder<Types> for SnapshotMarker {
     async fn build_snapshot(&mut self) -> Result<Snapshot, RaftStorageError> {
+        let since = self.store.traffic.log_bytes();
+        let fits = || self.store.traffic.log_bytes() - since < limits::HELD_LOG_BYTES;
+        while self.store.traffic.holds_log() && fits() && !self.store.is_closed() {
+            <Rt as AsyncRuntime>::sleep(limits::HELD_LOG_LOOK).await;
+        }
+        if self.store.is_closed() {
+            // The node stopped meanwhile, which is no fault of the disk.
+            return Err(StorageIOError::write_snapshot(None, &StorageFault::Stopped).into());
+        }
         let work = Work { durable: true, ..Work::default() };
         wait_for_disk(|| self.store.commit(&work)).map_err(|fault| StorageIOError::write_snapshot(None, &fault))?;
         Ok(Snapshot { meta: meta_of(&self.store.durable().progress), snapshot: Box::new(SnapshotData::mark()) })

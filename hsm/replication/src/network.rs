@@ -22,7 +22,10 @@ use crate::barrier::Barrier;
 use crate::limits;
 use crate::pulse::{Pulse, PulseTold};
 use crate::runtime::Rt;
-use crate::store::snapshot::Chunk;
+use crate::sending::SnapshotStop;
+use crate::store::Store;
+use crate::store::ranges::{Offer, RangeTold};
+use crate::store::snapshot::{Chunk, ChunkRow};
 use crate::types::{Member, NodeId, Part, Snapshot, SnapshotMeta, Types, Vote, decode};
 use crate::versions;
 
@@ -154,6 +157,20 @@ pub(crate) enum Ask {
         /// One for each command; 0 = none.
         traces: Vec<u64>,
     },
+    /// Are the rows of this range of a state there? After the last one it is installed. Since [`versions::RANGES`].
+    Range {
+        vote: Vote,
+        meta: SnapshotMeta,
+        offer: Offer,
+    },
+    /// The rows of the range that was offered before. Since [`versions::RANGES`].
+    RangeRows {
+        vote: Vote,
+        meta: SnapshotMeta,
+        transfer: u64,
+        number: u64,
+        rows: Vec<ChunkRow>,
+    },
 }
 
 /// What it answers.
@@ -185,6 +202,8 @@ pub(crate) enum Told {
     Foreign,
     /// This node takes no part now.
     Apart,
+    /// Since [`versions::RANGES`].
+    Range(RangeTold),
 }
 
 /// The node that a message says it comes from; `None` when it is no message.
@@ -235,25 +254,28 @@ impl Link {
 /// Makes a [`Peer`] for each member.
 pub(crate) struct Peers {
     pub(crate) link: Link,
+    pub(crate) store: Arc<Store>,
 }
 
 impl RaftNetworkFactory<Types> for Peers {
     type Network = Peer;
 
     async fn new_client(&mut self, target: NodeId, member: &Member) -> Peer {
-        Peer { link: self.link.clone(), target, address: member.address.clone() }
+        Peer { link: self.link.clone(), store: self.store.clone(), target, address: member.address.clone() }
     }
 }
 
 /// One other member.
 pub(crate) struct Peer {
-    link: Link,
-    target: NodeId,
+    pub(crate) link: Link,
+    /// What is counted of snapshots stands there.
+    pub(crate) store: Arc<Store>,
+    pub(crate) target: NodeId,
     address: String,
 }
 
 impl Peer {
-    async fn ask(&self, ask: &Ask, at_most: Duration) -> Result<Told, PeerFault> {
+    pub(crate) async fn ask(&self, ask: &Ask, at_most: Duration) -> Result<Told, PeerFault> {
         let asked = self.link.ask(self.target, &self.address, ask, at_most).await;
         if matches!(asked, Err(PeerFault::Foreign(_) | PeerFault::Apart(_))) {
             // It answers at once, and would be asked again at once.
@@ -262,48 +284,8 @@ impl Peer {
         asked
     }
 
-    fn garbled(&self) -> PeerFault {
+    pub(crate) fn garbled(&self) -> PeerFault {
         PeerFault::Garbled(self.target, "an answer to another question".to_owned())
-    }
-
-    async fn send_snapshot(&self, vote: Vote, snapshot: Snapshot) -> Result<SnapshotResponse<NodeId>, SnapshotStop> {
-        let mut reader = snapshot.snapshot.into_reader().ok_or(SnapshotStop::Source("not a source".to_owned()))?;
-        loop {
-            let chunk = reader.next_chunk().map_err(|fault| SnapshotStop::Source(fault.to_string()))?;
-            let at_most = if chunk.is_last() { limits::INSTALL_TIMEOUT } else { limits::CHUNK_TIMEOUT };
-            let ask = Ask::Chunk { vote, meta: snapshot.meta.clone(), chunk };
-            match self.send_chunk(&ask, at_most).await? {
-                Told::ChunkStored => {}
-                Told::ChunkRefused => reader.begin_again(),
-                Told::Installed(Ok(response)) => return Ok(response),
-                _ => return Err(self.garbled().into()),
-            }
-        }
-    }
-}
-
-impl Peer {
-    /// Sends a chunk, again when it or its answer was lost: a snapshot of gigabytes does not begin anew for that.
-    async fn send_chunk(&self, ask: &Ask, at_most: Duration) -> Result<Told, PeerFault> {
-        let mut tries = limits::CHUNK_TRIES;
-        loop {
-            tries -= 1;
-            match self.ask(ask, at_most).await {
-                Err(PeerFault::Unreachable(_) | PeerFault::Apart(_)) if tries > 0 => {}
-                told => return told,
-            }
-        }
-    }
-}
-
-enum SnapshotStop {
-    Source(String),
-    Peer(PeerFault),
-}
-
-impl From<PeerFault> for SnapshotStop {
-    fn from(fault: PeerFault) -> Self {
-        Self::Peer(fault)
     }
 }
 
@@ -358,6 +340,10 @@ impl RaftNetwork<Types> for Peer {
         };
         sent.map_err(|stop| match stop {
             SnapshotStop::Peer(fault) => StreamingError::Unreachable(Unreachable::new(&fault)),
+            SnapshotStop::Again(why) => {
+                tracing::info!(to = format!("{:x}", self.target), why, "the state is sent anew, but for what is held");
+                StreamingError::Unreachable(Unreachable::new(&PeerFault::Unreachable(self.target)))
+            }
             SnapshotStop::Source(detail) => StreamingError::StorageError(
                 openraft::StorageIOError::read_snapshot(None, &std::io::Error::other(detail)).into(),
             ),

@@ -18,3 +18,16 @@ pub(crate) fn wait_for_disk<T>(run: impl FnOnce() -> T) -> T {
         .is_ok_and(|handle| handle.runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread);
     if many_threads { tokio::task::block_in_place(run) } else { run() }
 }
+
+/// Runs something that takes long on another thread, so that what this one has to do does not wait for it. In a simulation,
+/// where there is one thread, it runs where it is.
+pub(crate) async fn aside<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
+    #[cfg(hsm_sim)]
+    return run();
+    #[cfg(not(hsm_sim))]
+    match tokio::task::spawn_blocking(run).await {
+        Ok(done) => done,
+        // It is not aborted by anybody, so it panicked.
+        Err(ended) => std::panic::resume_unwind(ended.into_panic()),
+    }
+}

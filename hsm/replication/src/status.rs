@@ -8,6 +8,7 @@ use hsm_protocol::ErrorCode;
 use crate::engine::Shared;
 use crate::leases::Serving;
 use crate::standing::Standing;
+use crate::traffic::Snapshots;
 
 /// How a node does, for health, metrics and comparison between members.
 #[derive(Clone, Debug)]
@@ -44,6 +45,8 @@ pub struct Status {
     pub lease_milliseconds_left: Option<u64>,
     /// Entry up to which the last snapshot goes.
     pub snapshot_entry: Option<u64>,
+    /// States on their way to other members and from them.
+    pub snapshots: Snapshots,
     /// The other members, by their nodes.
     pub members: BTreeMap<u64, MemberStatus>,
     /// Whether this node takes commands: `Err` says why not.
@@ -106,6 +109,7 @@ impl Shared {
             serving: self.serving(),
             lease_milliseconds_left: self.lease.left(self.clock.read().steady),
             snapshot_entry: metrics.snapshot.map(|snapshot| snapshot.index),
+            snapshots: self.store.traffic.now(),
             members: self.members(),
             ready: self.proposals.closed().map_or(Ok(()), Err),
         }

@@ -10,7 +10,10 @@ pub const OLDEST: u32 = 1;
 /// From this version on a member that forwards commands tells the numbers by which their callers know them.
 pub(crate) const TRACES: u32 = 2;
 
+/// From this version on a state is sent by ranges, of which the receiver says which it holds.
+pub(crate) const RANGES: u32 = 3;
+
 /// The newest version that this program speaks.
-pub const NEWEST: u32 = TRACES;
+pub const NEWEST: u32 = RANGES;
 
 const _: () = assert!(OLDEST <= NEWEST);

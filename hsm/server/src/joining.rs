@@ -1,13 +1,14 @@
 //! The way of this HSM into a cluster of others: asked for admission, given a place and the cluster master key, and made a
 //! member when it has got the state.
 //!
-//! Interrupted anywhere it can be done again: until the state is there nothing of it counts, and the cluster takes the
-//! same HSM back under a new node id. `process` decides when; `peers` speaks to the members.
+//! Interrupted while the state comes, it goes on with what has come. Interrupted earlier, or forgotten by the members, it
+//! is done again: until the state is there nothing of it counts, and the cluster takes the same HSM back under a new node
+//! id. `process` decides when; `peers` speaks to the members.
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hsm_core::{Epoch, NodeId};
 use hsm_crypto::{Handover, MasterKey};
@@ -22,7 +23,7 @@ use crate::member::{Member, Stateless, Surroundings, stopped};
 use crate::node_watch::{self, Watch};
 use crate::peers::{Admission, DialFault, Home, Peers, roster_of};
 use crate::place_file::{self, Told};
-use crate::{formation, root_of_trust};
+use crate::{formation, limits, root_of_trust};
 
 /// How often it is looked whether the state has come.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
@@ -189,38 +190,90 @@ fn become_member(
     let node = Node::join(settings, storage, place.node, place.history());
     let node = Arc::new(node.map_err(|fault| node_watch::open_fault(folder, fault))?);
     watch.begin();
-    await_state(surroundings, Stateless { node, masters, effects, told: told(admission) })
+    let stateless = Stateless { node, masters, effects, told: told(admission) };
+    let joined = await_state(surroundings, stateless)?;
+    joined.ok_or_else(|| Fault::Stopped("no member goes on sending the state: join again".to_owned()))
 }
 
 fn told(admission: &Admission) -> Told {
     Told { place: admission.place, admitted_by: admission.admitted_by, roster: admission.roster.clone() }
 }
 
-/// Takes part in the replication until the state has come. Blocks.
+/// What an admitted HSM has that was interrupted while the state came; `None` when that is not enough to go on with, and the
+/// join must begin again.
+///
+/// # Errors
+/// [`Fault`] of the root of trust or of the disk.
+pub(crate) fn go_on(surroundings: &Arc<Surroundings>) -> Result<Option<Stateless>, Fault> {
+    let Surroundings { settings, folder, module, .. } = &**surroundings;
+    let Some(told) = place_file::read(folder)?.filter(|_| folder.store().exists()) else { return Ok(None) };
+    let root = root_of_trust::open(module, folder, settings.root_of_trust(), false)?;
+    let master = match root_of_trust::unseal(folder, &root, folder.joining_seal()) {
+        Ok(master) => master,
+        Err(fault) => {
+            tracing::warn!(%fault, "the key of an interrupted join does not open: it begins again");
+            return Ok(None);
+        }
+    };
+    let (effects, watch) = ((surroundings.effects)(), Watch::new(surroundings));
+    let storage = master.storage_key(module).map_err(|fault| stopped(&fault))?;
+    let node = match Node::open(node_watch::settings(surroundings, &effects, &watch), storage) {
+        Ok(node) if node.status().node == told.place.node => Arc::new(node),
+        Ok(node) => {
+            node.stop();
+            return Ok(None);
+        }
+        Err(fault) => {
+            tracing::warn!(%fault, "the store of an interrupted join does not open: it begins again");
+            return Ok(None);
+        }
+    };
+    watch.begin();
+    Ok(Some(Stateless { node, masters: Masters::read(folder, &root, master)?, effects, told }))
+}
+
+/// Takes part in the replication until the state has come. Blocks. `None` when an HSM that is not a member yet hears of
+/// nobody who goes on sending it: what it has is dropped then.
 ///
 /// # Errors
 /// [`Fault`].
-pub(crate) fn await_state(surroundings: &Arc<Surroundings>, stateless: Stateless) -> Result<Member, Fault> {
+pub(crate) fn await_state(surroundings: &Arc<Surroundings>, stateless: Stateless) -> Result<Option<Member>, Fault> {
     let Stateless { node, masters, effects, told: Told { place, roster, .. } } = stateless;
     let Some(peers) = &surroundings.peers else {
         return Err(Fault::Settings("this HSM belongs to a cluster of several: start it with --peer-listen".into()));
     };
     peers.settle(Home { place, node: Arc::clone(&node), masters: Arc::clone(&masters) }, roster);
-    wait_for_state(peers, &node, place.node);
-    // From here on it is a member, whose seal may be replaced by that of a new epoch.
     let folder = &surroundings.folder;
-    if folder.joining_seal().exists() {
+    let joins = folder.joining_seal().exists();
+    if !wait_for_state(peers, &node, place.node, joins) {
+        tracing::warn!("no member goes on sending the state: this HSM asks for admission anew");
+        node.stop();
+        discard_unfinished(folder)?;
+        return Ok(None);
+    }
+    // From here on it is a member, whose seal may be replaced by that of a new epoch.
+    if joins {
         folder.rename(&folder.joining_seal(), &folder.seal())?;
         folder.remove(&folder.joining())?;
     }
-    Member::around(surroundings, node, masters, effects)
+    Member::around(surroundings, node, masters, effects).map(Some)
 }
 
-/// Waits until the state says that this node is a member. The process may end meanwhile, and begin again.
-fn wait_for_state(peers: &Peers, node: &Node, here: u64) {
+/// Waits until the state says that this node is a member. The process may end meanwhile, and begin again. `false` when one
+/// that `joins` hears nothing for too long.
+fn wait_for_state(peers: &Peers, node: &Node, here: u64, joins: bool) -> bool {
+    let (mut heard, mut last) = (Instant::now(), (0, 0));
     // Until the state names this node it is older than its admission, and whoever was there then is known better.
     while !node.read().members().contains_key(&NodeId(here)) {
+        let status = node.status();
+        let now = (status.last_entry, status.snapshots.received_bytes + status.snapshots.held_bytes);
+        if now != last || status.leader.is_some() {
+            (heard, last) = (Instant::now(), now);
+        } else if joins && heard.elapsed() > limits::JOIN_SILENCE {
+            return false;
+        }
         std::thread::sleep(LOOK_INTERVAL);
     }
     peers.follow(roster_of(node.read().members()));
+    true
 }

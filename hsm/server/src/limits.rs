@@ -163,6 +163,10 @@ pub const JOIN_ADDRESSES: usize = 32;
 /// Between two attempts to go on with a join that was interrupted.
 pub const JOIN_AGAIN: Duration = Duration::from_secs(5);
 
+/// How long an HSM that was admitted before it was interrupted waits for a member that goes on sending it the state, before
+/// it asks for admission anew. Whoever sends waits 10 s for an answer, and an election takes less.
+pub const JOIN_SILENCE: Duration = Duration::from_secs(120);
+
 /// How often a member compares what the roster says of it with what is so.
 pub const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
 

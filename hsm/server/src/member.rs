@@ -30,7 +30,7 @@ use crate::peers::{Home, Peers, Place, roster_of};
 use crate::place_file::Told;
 use crate::release::ReleaseStatement;
 use crate::settings::Settings;
-use crate::{formation, limits, place_file, root_of_trust};
+use crate::{formation, joining, limits, place_file, root_of_trust};
 
 /// What the seal of the cluster's TLS key is bound to.
 pub(crate) const PURPOSE_CLUSTER_KEY: &str = "cluster TLS key";
@@ -136,8 +136,8 @@ impl Member {
     pub fn open(surroundings: &Arc<Surroundings>) -> Result<Found, Fault> {
         let Surroundings { settings, folder, module, .. } = &**surroundings;
         if folder.joining_seal().exists() && !folder.seal().exists() {
-            // It was joining: that begins again.
-            return Ok(Found::Nothing);
+            // It was joining: that goes on with what it has, or else begins again.
+            return Ok(joining::go_on(surroundings)?.map_or(Found::Nothing, Found::Stateless));
         }
         if !folder.store().exists() {
             if folder.seal().exists() {

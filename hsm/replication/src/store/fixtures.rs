@@ -105,7 +105,7 @@ fn the_snapshot_of_every_released_format_is_installed_and_gives_the_state_that_i
             }
         }
         let progress = whole.expect("a whole snapshot");
-        let installed = store.install(&progress).unwrap();
+        let installed = store.install(&progress, None).unwrap();
         let source = copy.open();
         assert_eq!(progress, source.progress);
         assert_eq!(hexadecimal(&installed.state_hash()), hexadecimal(&source.hsm.state_hash()));

@@ -71,8 +71,10 @@ impl LogStore {
         };
         self.proposals.appending(&entries);
         let stamped = self.stamper.give();
+        let bytes = append.iter().map(|(_, entry)| entry.len()).sum();
         let work = Work { append, bounds: Some(bounds), stamped, durable: true, ..Work::default() };
         wait_for_disk(|| self.store.commit(&work))?;
+        self.store.traffic.appended(bytes);
         self.proposals.flushed();
         Ok(())
     }

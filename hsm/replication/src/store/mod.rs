@@ -4,16 +4,21 @@
 //! row that was altered does not open; a row that was removed, or replaced by an older self, breaks the sum over all
 //! rows; a last commit that was lost is missed by the [`mark`]. Whatever is found is named and refused, never repaired.
 //!
-//! [`opening`] verifies and loads, [`log`] is openraft's view of the log, [`snapshot`] moves the state to another member.
+//! [`opening`] verifies and loads, [`log`] is openraft's view of the log. The state moves to another member by [`ranges`] and
+//! [`incoming`], or by [`snapshot`] to one whose program is older.
 
 #[cfg(test)]
 mod fixtures;
+pub(crate) mod incoming;
 pub(crate) mod log;
 mod mark;
 pub(crate) mod opening;
 pub(crate) mod pending;
+pub(crate) mod ranges;
 pub(crate) mod rows;
 pub(crate) mod snapshot;
+#[cfg(test)]
+mod streaming;
 #[cfg(test)]
 mod tests;
 
@@ -39,6 +44,7 @@ use crate::stamp::Stamped;
 use crate::store::opening::LogBounds;
 use crate::store::pending::{Changes, Pending};
 use crate::store::rows::{AUDIT, FORMAT, Identity, LOG, META, Progress, STATE, meta};
+use crate::traffic::Traffic;
 use crate::types::{LogId, NodeId, Vote, decode};
 
 /// One node's store.
@@ -53,6 +59,8 @@ pub(crate) struct Store {
     durable: Mutex<Reached>,
     faults: Arc<Faults>,
     flushes: AtomicU64,
+    /// Snapshots that go out and come in.
+    pub(crate) traffic: Traffic,
 }
 
 /// What only one commit at a time may touch.
@@ -171,6 +179,12 @@ impl Store {
     pub(crate) fn has_room(&self) -> bool {
         // A disk that cannot be asked is found full, or not, by writing.
         self.disk.free_bytes().is_ok_and(|free| free >= limits::FREE_BYTES)
+    }
+
+    /// Whether there is room for so many octets of incoming rows, and for what is proposed meanwhile.
+    pub(crate) fn has_room_for(&self, bytes: u64) -> bool {
+        // Pages are written anew when rows are, so one octet takes up to two.
+        self.disk.free_bytes().is_ok_and(|free| free >= 2 * (limits::FREE_BYTES + bytes))
     }
 
     /// The payload of a token object.

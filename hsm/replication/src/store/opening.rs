@@ -11,7 +11,7 @@ use hsm_crypto::{RowSum, StorageKey};
 use parking_lot::{Mutex, RwLock};
 use redb::{
     Builder, Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
-    StorageBackend,
+    StorageBackend, TableDefinition,
 };
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +23,7 @@ use crate::stamp::Stamped;
 use crate::store::pending::Pending;
 use crate::store::rows::{AUDIT, FIRST_PAYLOAD, FORMAT, Identity, LOG, META, Progress, STATE, meta};
 use crate::store::{Reached, Store, Work, Writer, mark, panic_text, rows};
+use crate::traffic::Traffic;
 use crate::types::{Entry, LogId, NodeId, Vote, decode};
 
 /// How a redb file begins (redb's `docs/design.md`, "Database header").
@@ -95,6 +96,7 @@ pub(crate) fn open(
         durable: Mutex::default(),
         faults: faults.clone(),
         flushes: AtomicU64::new(0),
+        traffic: Traffic::default(),
     };
     let opened = store.load(beginning);
     if opened.is_err() {
@@ -240,8 +242,8 @@ impl Store {
             .get_meta::<(Progress, [u8; 32])>(&table, meta::PROGRESS)?
             .ok_or_else(|| StorageFault::broken("meta", meta::PROGRESS.as_bytes(), "the row is missing"))?;
         let mut sum = RowSum::new();
-        let hsm = self.load_state(transaction, &mut sum)?;
-        self.verify_audit(transaction, &progress, &mut sum)?;
+        let hsm = self.load_state(transaction, STATE, &mut sum)?;
+        self.verify_audit(transaction, AUDIT, &progress, &mut sum)?;
         if sum.to_bytes() != stored_sum {
             return Err(StorageFault::Damaged("a row was removed, added or replaced by an older one".to_owned()).into());
         }
@@ -265,8 +267,13 @@ impl Store {
 
     /// The state machine's rows: those in memory are opened and loaded, the others only counted in the sum; each of them
     /// is opened when it is needed.
-    pub(super) fn load_state(&self, transaction: &ReadTransaction, sum: &mut RowSum) -> Result<Hsm, OpenFault> {
-        let table = transaction.open_table(STATE).map_err(StorageFault::from)?;
+    pub(super) fn load_state(
+        &self,
+        transaction: &ReadTransaction,
+        table: TableDefinition<'_, &[u8], &[u8]>,
+        sum: &mut RowSum,
+    ) -> Result<Hsm, OpenFault> {
+        let table = transaction.open_table(table).map_err(StorageFault::from)?;
         let mut range = table.range::<&[u8]>(..).map_err(StorageFault::from)?;
         let mut fault = None;
         let in_memory = std::iter::from_fn(|| {
@@ -302,13 +309,14 @@ impl Store {
         Ok((row, value))
     }
 
-    fn verify_audit(
+    pub(super) fn verify_audit(
         &self,
         transaction: &ReadTransaction,
+        table: TableDefinition<'_, u64, &[u8]>,
         progress: &Progress,
         sum: &mut RowSum,
     ) -> Result<(), StorageFault> {
-        let table = transaction.open_table(AUDIT)?;
+        let table = transaction.open_table(table)?;
         let mut expected = 0;
         for row in table.iter()? {
             let (number, sealed) = row?;

@@ -6,17 +6,19 @@
 //! last chunk carries a hash over all rows, without which nothing is installed.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hsm_core::Hsm;
 use hsm_crypto::RowSum;
 use parking_lot::Mutex;
-use redb::{Durability, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction};
+use redb::{Durability, ReadTransaction, ReadableDatabase, WriteTransaction};
 use serde::{Deserialize, Serialize};
 use serde_bytes::{ByteArray, ByteBuf};
 use sha2::{Digest, Sha384};
 
 use crate::fault::{OpenFault, StorageFault};
 use crate::limits;
+use crate::store::incoming::Prepared;
 use crate::store::rows::{AUDIT, INCOMING_AUDIT, INCOMING_STATE, META, Progress, STATE, meta};
 use crate::store::{Reached, Store, Writer, rows};
 use crate::types::SnapshotMeta;
@@ -29,8 +31,8 @@ enum Source {
     Mark,
     /// To be sent.
     Reader(Reader),
-    /// Received as a whole and kept in the tables of incoming rows.
-    Received(Progress),
+    /// Received as a whole and kept in the tables of incoming rows; perhaps loaded already.
+    Received(Progress, Option<Box<Prepared>>),
 }
 
 impl SnapshotData {
@@ -38,21 +40,25 @@ impl SnapshotData {
         Self(Source::Mark)
     }
 
-    pub(crate) fn received(progress: Progress) -> Self {
-        Self(Source::Received(progress))
+    pub(crate) fn received(progress: Progress, prepared: Option<Box<Prepared>>) -> Self {
+        Self(Source::Received(progress, prepared))
     }
 
     pub(crate) fn into_reader(self) -> Option<Reader> {
         match self.0 {
             Source::Reader(reader) => Some(reader),
-            Source::Mark | Source::Received(_) => None,
+            Source::Mark | Source::Received(..) => None,
         }
     }
 
     /// Makes sure that the whole of it lies among the incoming rows of `store`.
-    pub(crate) fn receive(self, store: &Store, meta: &SnapshotMeta) -> Result<Progress, StorageFault> {
+    pub(crate) fn receive(
+        self,
+        store: &Store,
+        meta: &SnapshotMeta,
+    ) -> Result<(Progress, Option<Box<Prepared>>), StorageFault> {
         let mut reader = match self.0 {
-            Source::Received(progress) => return Ok(progress),
+            Source::Received(progress, prepared) => return Ok((progress, prepared)),
             Source::Mark => return Err(StorageFault::Damaged("a snapshot without rows".to_owned())),
             Source::Reader(reader) => reader,
         };
@@ -60,7 +66,7 @@ impl SnapshotData {
         loop {
             match receiver.take(store, meta, &reader.next_chunk()?)? {
                 Received::Stored => {}
-                Received::Whole(progress) => return Ok(progress),
+                Received::Whole(progress) => return Ok((progress, None)),
                 Received::OutOfOrder => return Err(StorageFault::Damaged("a snapshot that changed".to_owned())),
             }
         }
@@ -85,7 +91,7 @@ impl Chunk {
 }
 
 #[derive(Clone, Serialize, Deserialize)]
-enum ChunkRow {
+pub(crate) enum ChunkRow {
     State(ByteBuf, ByteBuf),
     Audit(u64, ByteBuf),
 }
@@ -112,6 +118,11 @@ impl Reader {
     /// The next chunk; after the last one, the last one's empty successor never comes: the receiver has installed.
     pub(crate) fn next_chunk(&mut self) -> Result<Chunk, StorageFault> {
         super::without_panic(|| self.read_chunk())
+    }
+
+    /// What it reads: see `ranges.rs`.
+    pub(crate) fn into_parts(self) -> (Arc<Store>, ReadTransaction, Progress) {
+        (self.store, self.transaction, self.progress)
     }
 
     /// Starts over with the first chunk.
@@ -172,7 +183,7 @@ impl Reader {
     }
 }
 
-fn digest_row(hash: &mut Sha384, row: &ChunkRow) {
+pub(crate) fn digest_row(hash: &mut Sha384, row: &ChunkRow) {
     let mut part = |octets: &[u8]| {
         hash.update((octets.len() as u64).to_be_bytes());
         hash.update(octets);
@@ -196,7 +207,11 @@ pub(crate) struct Receiver {
     state: Mutex<Receiving>,
     /// Whoever takes a chunk holds this, with the last one until it is installed: a chunk that comes twice, or from
     /// another sender, must not replace rows that are about to be installed.
-    turn: tokio::sync::Mutex<()>,
+    turn: Arc<tokio::sync::Mutex<()>>,
+    /// How often it was somebody's turn.
+    taken: AtomicU64,
+    /// A whole state is being installed, which is somebody's turn too.
+    installs: AtomicBool,
 }
 
 struct Receiving {
@@ -220,12 +235,32 @@ pub(crate) enum Received {
 impl Receiver {
     pub(crate) fn new() -> Self {
         let state = Receiving { snapshot: String::new(), next: 0, hash: Sha384::new(), whole: None };
-        Self { state: Mutex::new(state), turn: tokio::sync::Mutex::default() }
+        Self {
+            state: Mutex::new(state),
+            turn: Arc::default(),
+            taken: AtomicU64::new(0),
+            installs: AtomicBool::new(false),
+        }
     }
 
     /// Waits until no other chunk is being taken.
-    pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.turn.lock().await
+    pub(crate) async fn turn(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        self.taken.fetch_add(1, Ordering::Relaxed);
+        self.turn.clone().lock_owned().await
+    }
+
+    /// Whether a whole state is being installed, beside whoever asks.
+    pub(crate) fn installs(&self) -> bool {
+        self.installs.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn set_installs(&self, installs: bool) {
+        self.installs.store(installs, Ordering::SeqCst);
+    }
+
+    /// How often a part of a state came.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
     }
 
     /// Stores a chunk among the incoming rows. The last one that was taken may come again: its answer was lost.
@@ -302,7 +337,7 @@ impl Store {
     }
 
     /// The incoming rows are a whole snapshot that goes as far as this.
-    fn note_incoming(&self, progress: &Progress) -> Result<(), StorageFault> {
+    pub(crate) fn note_incoming(&self, progress: &Progress) -> Result<(), StorageFault> {
         self.with_database(|database| {
             let mut transaction = database.begin_write()?;
             transaction.set_durability(Durability::None)?;
@@ -323,12 +358,17 @@ impl Store {
         Ok(())
     }
 
-    /// Replaces the whole state by the received rows, durably, and loads it.
-    pub(crate) fn install(&self, progress: &Progress) -> Result<Hsm, OpenFault> {
+    /// Replaces the whole state by the received rows, durably, and gives it. What takes long, looking through all of
+    /// them, comes before the store is taken from others.
+    pub(crate) fn install(&self, progress: &Progress, prepared: Option<Box<Prepared>>) -> Result<Hsm, OpenFault> {
+        let prepared = match prepared {
+            Some(prepared) => *prepared,
+            None => self.prepare(progress)?,
+        };
         let mut writer = self.writer.lock();
         // What commands changed before belongs to the state that goes.
         self.pending.begin_writing();
-        let installed = self.with_database(|database| self.replace_state(database, &writer, progress));
+        let installed = self.with_database(|database| self.replace_state(database, &writer, progress, prepared.sum));
         if let Err(fault) = &installed {
             self.faults.raise(crate::fault::Fault::Storage(fault.to_string()));
         }
@@ -336,8 +376,8 @@ impl Store {
         self.pending.written();
         *self.durable.lock() = writer.reached.clone();
         self.note_durable(writer.commit);
-        let transaction = self.with_database(|database| Ok(database.begin_read()?))?;
-        super::without_panic_opening(|| self.load_state(&transaction, &mut RowSum::new()))
+        self.traffic.installed();
+        Ok(prepared.hsm)
     }
 
     fn replace_state(
@@ -345,6 +385,7 @@ impl Store {
         database: &redb::Database,
         writer: &Writer,
         progress: &Progress,
+        sum: RowSum,
     ) -> Result<Writer, StorageFault> {
         let transaction = database.begin_write()?;
         self.take_incoming(&transaction, progress)?;
@@ -352,18 +393,7 @@ impl Store {
         transaction.delete_table(AUDIT)?;
         transaction.rename_table(INCOMING_STATE, STATE)?;
         transaction.rename_table(INCOMING_AUDIT, AUDIT)?;
-        let mut sum = RowSum::new();
         {
-            let table = transaction.open_table(STATE)?;
-            for row in table.range::<&[u8]>(..)? {
-                let (key, sealed) = row?;
-                sum.add(&self.key.row_tag("state", key.value(), sealed.value())?);
-            }
-            let table = transaction.open_table(AUDIT)?;
-            for row in table.iter()? {
-                let (number, sealed) = row?;
-                sum.add(&self.key.row_tag("audit", &number.value().to_be_bytes(), sealed.value())?);
-            }
             let mut table = transaction.open_table(META)?;
             self.put_meta(&mut table, meta::PROGRESS, &(progress, sum.to_bytes()))?;
             self.put_meta(&mut table, meta::COMMIT, &(writer.commit + 1))?;

@@ -28,6 +28,13 @@ use crate::types::{Batch, EncodedCommand, Lead, NodeId, Part, RaftStorageError, 
 #[derive(Clone, Debug, Default)]
 pub(super) struct MemoryDisk(Arc<InMemoryBackend>);
 
+impl MemoryDisk {
+    /// A disk with this content.
+    pub(super) fn of(content: InMemoryBackend) -> Self {
+        Self(Arc::new(content))
+    }
+}
+
 impl StorageBackend for MemoryDisk {
     fn len(&self) -> std::io::Result<u64> {
         self.0.len()
@@ -220,7 +227,7 @@ async fn a_snapshot_of_many_chunks_carries_every_row_to_another_store_under_its_
         }
     };
     assert!(chunks > 1, "{chunks} chunks");
-    let data = Box::new(snapshot::SnapshotData::received(progress));
+    let data = Box::new(snapshot::SnapshotData::received(progress, None));
     other.install_snapshot(&meta, data).await.unwrap();
     assert_eq!(other.applied_state().await.unwrap().0.map(|last| last.index), Some(9));
     let rows = |store: &Store| {
@@ -258,7 +265,7 @@ async fn rows_that_came_after_a_whole_snapshot_are_not_installed_for_it() {
     };
     // The first chunk comes again before the whole is installed.
     receiver.take(&other.store, &meta, &first).unwrap();
-    let data = Box::new(snapshot::SnapshotData::received(progress));
+    let data = Box::new(snapshot::SnapshotData::received(progress, None));
     assert!(other.install_snapshot(&meta, data).await.is_err());
     assert_eq!(other.applied_state().await.unwrap().0, None, "a part of it is nothing");
 }

@@ -9,4 +9,5 @@ mod leases;
 mod members;
 mod memory;
 mod recovery;
+mod streaming;
 mod support;

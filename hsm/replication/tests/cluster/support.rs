@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hsm_core::command::{CeremonyCertificates, Form, Origin, Verifier};
@@ -106,6 +106,8 @@ pub(crate) struct Wires {
     pub(crate) twice: Mutex<BTreeSet<u64>>,
     /// Octets that a message moves in a second; 0 for any number.
     pub(crate) octets_per_second: AtomicU64,
+    /// Version of messages that every other member is said to speak; 0 for the newest.
+    pub(crate) version: AtomicU32,
 }
 
 impl Wires {
@@ -144,6 +146,13 @@ struct Wire {
 const DELAY: Duration = Duration::from_millis(1);
 
 impl Network for Wire {
+    fn version(&self, _member: u64) -> u32 {
+        match self.wires.version.load(Ordering::SeqCst) {
+            0 => hsm_replication::versions::NEWEST,
+            version => version,
+        }
+    }
+
     fn call(&self, member: u64, _address: &str, message: Vec<u8>, at_most: Duration) -> Answer {
         let wires = self.wires.clone();
         let from = self.from.load(Ordering::SeqCst);

@@ -132,6 +132,7 @@ fn rate_message(rate: &Rate) -> wire::OperationRate {
 fn describe(node: NodeId, member: &MemberRecord, status: &Status) -> wire::MemberState {
     let seen = status.members.get(&node.0);
     let is_this = node.0 == status.node;
+    let sending = status.snapshots.sending.get(&node.0);
     wire::MemberState {
         hsm: member.hsm.0.to_vec(),
         node: node.0,
@@ -156,6 +157,8 @@ fn describe(node: NodeId, member: &MemberRecord, status: &Status) -> wire::Membe
             seen.and_then(|seen| seen.lease_milliseconds_left)
         },
         hashes_agree: seen.and_then(|seen| seen.hashes_agree),
+        state_rows: sending.map(|share| share.rows),
+        state_rows_total: sending.map(|share| share.total),
     }
 }
 

@@ -57,6 +57,8 @@ pub struct ClusterView {
     pub last_entry: u64,
     /// Entry up to which the last snapshot goes; 0 = there is none.
     pub snapshot_entry: u64,
+    /// States sent and received by ranges.
+    pub snapshots: hsm_replication::Snapshots,
     /// Milliseconds that are left of this HSM's lease; `None`: it votes alone, and needs none.
     pub lease_milliseconds: Option<u64>,
     /// Whether it may act on what it knows.
@@ -130,6 +132,17 @@ impl Page {
         self.one("kagimori_epoch", "gauge", "Epoch of the cluster master key", of.epoch)?;
         self.one("kagimori_log_entry", "gauge", "Last entry of the log", of.last_entry)?;
         self.one("kagimori_snapshot_entry", "gauge", "Entry that the last snapshot ends with", of.snapshot_entry)?;
+        let state = &of.snapshots;
+        let octets = [
+            ("kagimori_state_sent_bytes_total", "State sent to other members, each time that it was", state.sent_bytes),
+            ("kagimori_state_spared_bytes_total", "State not sent, because they held it", state.spared_bytes),
+            ("kagimori_state_received_bytes_total", "State received from other members", state.received_bytes),
+            ("kagimori_state_held_bytes_total", "State offered by others and held here already", state.held_bytes),
+            ("kagimori_states_installed_total", "States received as a whole and installed", state.installed),
+        ];
+        for (name, help, value) in octets {
+            self.one(name, "counter", help, value)?;
+        }
         let isolated = seconds(of.isolated_milliseconds.saturating_mul(1_000_000));
         self.one("kagimori_isolated_seconds", "gauge", "Time since a majority was heard; 0 with a lease", isolated)?;
         if let Some(left) = of.lease_milliseconds {
@@ -158,7 +171,7 @@ impl Page {
             )?;
         }
         type Value = fn(&wire::MemberState) -> Option<String>;
-        let columns: [(&str, &str, Value); 5] = [
+        let columns: [(&str, &str, Value); 7] = [
             ("kagimori_member_applied_index", "Log index that a member has applied", |of| {
                 of.applied_index.map(|index| index.to_string())
             }),
@@ -173,6 +186,12 @@ impl Page {
             }),
             ("kagimori_member_hashes_agree", "Whether a member's state was the same at an equal index", |of| {
                 of.hashes_agree.map(|agree| u64::from(agree).to_string())
+            }),
+            ("kagimori_member_state_rows", "Rows of the state that a member has, while this HSM sends them", |of| {
+                of.state_rows.map(|rows| rows.to_string())
+            }),
+            ("kagimori_member_state_rows_total", "Rows of that state; a key is two", |of| {
+                of.state_rows_total.map(|rows| rows.to_string())
             }),
         ];
         for (name, help, value) in columns {

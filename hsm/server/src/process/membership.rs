@@ -56,16 +56,17 @@ impl Process {
 
     /// Becomes a member when the state has come from the others.
     pub(super) fn await_state(self: &Arc<Self>, stateless: Stateless) -> Result<(), Fault> {
-        tracing::warn!("no state was on disk when this HSM stopped: it gets it from the other members");
+        tracing::warn!("the state was not on disk when this HSM stopped: it gets what it lacks from the other members");
         ADMITTED.clone_into(&mut self.joining.lock());
         *self.admitted_by.lock() = Some(stateless.told.admitted_by);
         let process = Arc::clone(self);
         let thread = std::thread::Builder::new().name("join".to_owned()).spawn(move || {
-            let joined =
-                joining::await_state(&process.surroundings, stateless).and_then(|member| process.adopt(member));
+            let joined = joining::await_state(&process.surroundings, stateless)
+                .and_then(|member| member.map(|member| process.adopt(member)).transpose());
             process.joining.lock().clear();
             *process.admitted_by.lock() = None;
-            if let Err(fault) = joined {
+            // Without a member the join begins again.
+            if let Err(fault) = joined.and_then(|_| process.resume_join()) {
                 report(&process.events, Event::Unable(fault));
             }
         });

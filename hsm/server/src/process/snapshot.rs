@@ -56,6 +56,7 @@ fn cluster(member: &Member, status: &hsm_replication::Status, hsm: [u8; 16]) -> 
         epoch: state.cluster().map_or(0, |cluster| cluster.epoch.0),
         last_entry: status.last_entry,
         snapshot_entry: status.snapshot_entry.unwrap_or(0),
+        snapshots: status.snapshots.clone(),
         lease_milliseconds: status.lease_milliseconds_left,
         serving,
         isolated_milliseconds,

@@ -24,6 +24,7 @@ mod session_objects;
 mod several;
 mod stored;
 mod stranger;
+mod streaming;
 mod support;
 mod tls;
 mod versions;

@@ -129,7 +129,7 @@ fn a_call_that_went_to_a_second_hsm_has_the_same_number_there() {
     cluster.hsms[victim].kill();
 }
 
-fn metrics(address: SocketAddr) -> String {
+pub(crate) fn metrics(address: SocketAddr) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
     let mut answer = String::new();
@@ -138,7 +138,7 @@ fn metrics(address: SocketAddr) -> String {
 }
 
 /// The value of the metric that begins so.
-fn value(metrics: &str, name: &str) -> Option<f64> {
+pub(crate) fn value(metrics: &str, name: &str) -> Option<f64> {
     let line = metrics.lines().find(|line| !line.starts_with('#') && line.starts_with(name))?;
     line.rsplit(' ').next()?.parse().ok()
 }

@@ -17,14 +17,14 @@ const CHANGING: Duration = Duration::from_secs(10);
 
 /// What each kind of caller waited longest, and how often it was answered.
 #[derive(Default)]
-struct Waits {
+pub(crate) struct Waits {
     longest: Mutex<Duration>,
     calls: Mutex<u64>,
 }
 
 impl Waits {
     /// Repeats a call, which must succeed each time, until it is told to stop.
-    fn keep(&self, stop: &AtomicBool, mut call: impl FnMut()) {
+    pub(crate) fn keep(&self, stop: &AtomicBool, mut call: impl FnMut()) {
         while !stop.load(Ordering::Relaxed) {
             let begin = Instant::now();
             call();
@@ -34,7 +34,7 @@ impl Waits {
         }
     }
 
-    fn told(&self) -> (Duration, u64) {
+    pub(crate) fn told(&self) -> (Duration, u64) {
         (*self.longest.lock().unwrap(), *self.calls.lock().unwrap())
     }
 }

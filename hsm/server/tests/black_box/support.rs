@@ -164,6 +164,11 @@ impl Running {
         self.managed(&["status"])
     }
 
+    /// Id of the process.
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn terminate(&mut self) -> ExitStatus {
         self.signal(rustix::process::Signal::TERM);
         self.wait()
