@@ -284,6 +284,10 @@ pub fn method(body: &wire::request::Body) -> u16 {
         Body::RemoveMember(_) => 97,
         Body::GetClusterPolicy(_) => 98,
         Body::ListMembers(_) => 99,
+        Body::BeginReissue(_) => 100,
+        Body::GetReissueRequest(_) => 101,
+        Body::FinishReissue(_) => 102,
+        Body::SetReleaseRule(_) => 103,
     }
 }
 

@@ -208,6 +208,13 @@ codes! {
     KeyMaterialInvalid = 92, Misuse;
     /// The cryptographic module refused or failed a test; the HSM stops.
     CryptoFailed = 93, Broken;
+
+    /// This HSM's program is older than the version that its cluster uses; update it.
+    VersionRefused = 94, Refusal;
+    /// A member of the cluster runs a program that does not know this yet; update every HSM first.
+    ClusterTooOld = 95, Refusal;
+    /// This HSM's program is no release that its cluster trusts, or an older one than it takes; install a signed release.
+    ReleaseRefused = 96, Refusal;
 }
 
 impl std::fmt::Display for ErrorCode {

@@ -15,6 +15,7 @@ pub mod limits;
 pub mod mechanism;
 pub mod operation;
 pub mod session;
+pub mod trace;
 pub mod user;
 
 pub use attribute::{AttributeKind, AttributeValue, KeyType, ObjectClass, Template};

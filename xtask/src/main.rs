@@ -14,6 +14,7 @@ mod narrate;
 mod packages;
 mod quickstart;
 mod ratchet;
+mod release;
 mod simulate;
 mod testing;
 mod verify;
@@ -49,6 +50,8 @@ enum Task {
     Fix,
     /// Measure this product, the bare cryptographic library and SoftHSM2 in one run, and print the table.
     Bench(bench::Arguments),
+    /// Sign the built HSM as a release, for clusters that trust the key.
+    Release(release::Arguments),
     /// Check that our crates depend on each other only along the arrows of ARCHITECTURE.md.
     CheckLayers,
 }
@@ -74,6 +77,7 @@ fn run(task: Task) -> Result<()> {
         Task::Verify => verify::run(&workspace),
         Task::Fix => verify::fix(&workspace),
         Task::Bench(arguments) => bench::run(&workspace, &arguments),
+        Task::Release(arguments) => release::run(&workspace, &arguments),
         Task::CheckLayers => layers::run(&workspace),
     }
 }

@@ -1,10 +1,13 @@
 //! `cluster …`: activation, figures, client certificates; what is about members is in `members`.
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
 use hsm_protocol::{Lifecycle, wire};
 use serde_json::json;
 
 use crate::answer::{Answer, table};
-use crate::command_line::{ClusterCommand, Level, MtlsCommand};
+use crate::command_line::{ClusterCommand, Level, MtlsCommand, ReissueCommand};
 use crate::credentials::{Session, ask, read_file};
 use crate::failure::Failure;
 use crate::members;
@@ -26,8 +29,44 @@ pub(crate) fn run(session: &Session<'_>, command: &ClusterCommand) -> Result<Ans
         ClusterCommand::Status => members::status(session),
         ClusterCommand::Admission(command) => members::admission(session, command),
         ClusterCommand::Policy(command) => members::policy(session, command),
+        ClusterCommand::Releases(command) => members::releases(session, command),
         ClusterCommand::RemoveHsm { hsm } => members::remove(session, hsm),
+        ClusterCommand::Reissue(command) => reissue(session, command),
+        ClusterCommand::Recover { socket, yes } => recover(socket, *yes),
     }
+}
+
+fn reissue(session: &Session<'_>, command: &ReissueCommand) -> Result<Answer, Failure> {
+    let cluster = session.cluster();
+    let read = |path: &PathBuf| std::fs::read_to_string(path).map_err(|error| Failure::file(path, &error));
+    match command {
+        ReissueCommand::Begin { csr_out } => {
+            let csr = session.logged_in(|login| Ok(cluster.begin_reissue(login)?))?;
+            std::fs::write(csr_out, &csr).map_err(|error| Failure::file(csr_out, &error))?;
+            let file = csr_out.display();
+            let next = format!("the request is in {file}: have the CA sign it, then `cluster reissue finish`");
+            Ok(Answer::new(json!({ "csr": csr }), next))
+        }
+        ReissueCommand::Finish { certificate, trust_anchor } => {
+            let (certificate, trust_anchor) = (read(certificate)?, read(trust_anchor)?);
+            session.logged_in(|login| Ok(cluster.finish_reissue(login, &certificate, &trust_anchor)?))?;
+            Ok(Answer::sentence("the cluster has another TLS key; every HSM shows its certificate to new connections"))
+        }
+    }
+}
+
+/// The management socket is the HSM program's business: it lies beside this program, or is found by its name.
+fn recover(socket: &Path, yes: bool) -> Result<Answer, Failure> {
+    const PROGRAM: &str = "kagimori-hsm";
+    let beside = std::env::current_exe().ok().map(|program| program.with_file_name(PROGRAM));
+    let program = beside.filter(|program| program.exists()).unwrap_or_else(|| PathBuf::from(PROGRAM));
+    let mut command = Command::new(&program);
+    command.arg("manage").arg("--socket").arg(socket).arg("recover").args(yes.then_some("--yes"));
+    let status = command.status().map_err(|error| Failure::file(&program, &error))?;
+    if status.success() {
+        return Ok(Answer::sentence("the cluster goes on with this HSM alone"));
+    }
+    Err(Failure::misuse("the cluster was not recovered", "read what kagimori-hsm said above"))
 }
 
 fn info(session: &Session<'_>) -> Result<Answer, Failure> {
@@ -43,7 +82,7 @@ fn info(session: &Session<'_>) -> Result<Answer, Failure> {
     })).collect();
     let data = json!({
         "label": hello.label, "cluster-id": hexadecimal(&hello.cluster), "lifecycle": lifecycle, "mode": mode,
-        "applied-index": info.applied_index, "objects": info.objects, "users": info.users, "sessions": info.sessions,
+        "trusts-development": info.trusts_development, "applied-index": info.applied_index, "objects": info.objects, "users": info.users, "sessions": info.sessions,
         "mtls-enforcement-level": level_name(info.client_certificates_required), "hsms": hsms,
     });
     let facts = table(
@@ -55,6 +94,7 @@ fn info(session: &Session<'_>) -> Result<Answer, Failure> {
             vec!["client certificates".to_owned(), required(info.client_certificates_required).to_owned()],
             vec!["objects, users, sessions".to_owned(), format!("{}, {}, {}", info.objects, info.users, info.sessions)],
             vec!["log index".to_owned(), info.applied_index.to_string()],
+            vec!["programs".to_owned(), programs(info.trusts_development).to_owned()],
         ],
     );
     let members = info.members.iter().map(|member| {
@@ -131,6 +171,11 @@ fn parse_reference(text: &str) -> Result<u32, Failure> {
 
 fn level_name(is_required: bool) -> &'static str {
     if is_required { "cluster" } else { "none" }
+}
+
+/// Which programs of HSMs take part, in words.
+fn programs(trusts_development: bool) -> &'static str {
+    if trusts_development { "DEVELOPMENT: every build takes part" } else { "signed releases only" }
 }
 
 fn required(is_required: bool) -> &'static str {

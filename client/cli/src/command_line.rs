@@ -202,6 +202,22 @@ pub(crate) enum ClusterCommand {
     /// What HSMs do that are cut off.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Give the cluster another TLS key and certificate: after a removal, because the removed HSM knows the key. By an admin.
+    #[command(subcommand)]
+    Reissue(ReissueCommand),
+    /// On the host of an HSM: go on with it alone when the majority of the cluster is gone for good. It says what is lost,
+    /// and asks. Hands over to `kagimori-hsm manage recover`.
+    Recover {
+        /// The HSM's management socket.
+        #[arg(long, env = "KAGIMORI_HSM_MANAGEMENT_SOCKET", value_name = "PATH")]
+        socket: PathBuf,
+        /// Do not ask to type the cluster's name.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Which programs of HSMs take part.
+    #[command(subcommand)]
+    Releases(ReleasesCommand),
     /// Take an HSM out of the cluster. By an admin.
     RemoveHsm {
         /// Its id, as `cluster status` shows it.
@@ -249,6 +265,23 @@ pub(crate) enum PolicyCommand {
     },
 }
 
+/// `cluster releases …`.
+#[derive(Subcommand)]
+pub(crate) enum ReleasesCommand {
+    /// Whose signature on a release counts, and the oldest that takes part. By any user.
+    Show,
+    /// Change that; what is not named stays. By an admin.
+    #[command(arg_required_else_help = true)]
+    Set {
+        /// A key whose signature counts, 64 hexadecimal digits, in the place of all before; may be repeated.
+        #[arg(long = "key", value_name = "KEY")]
+        keys: Vec<String>,
+        /// The oldest release that takes part, such as 1.2.3.
+        #[arg(long, value_name = "VERSION")]
+        minimum: Option<String>,
+    },
+}
+
 /// On or off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Switch {
@@ -256,6 +289,27 @@ pub(crate) enum Switch {
     On,
     /// It is not so.
     Off,
+}
+
+/// `cluster reissue …`.
+#[derive(Subcommand)]
+pub(crate) enum ReissueCommand {
+    /// Make a key, and write the request that the CA must sign. A key that waited before is void.
+    Begin {
+        /// File for the request, PEM.
+        #[arg(long, value_name = "FILE")]
+        csr_out: PathBuf,
+    },
+    /// Bring what the CA signed: every HSM shows it to new connections from then on.
+    Finish {
+        /// The signed certificate, PEM.
+        #[arg(long, value_name = "FILE")]
+        certificate: PathBuf,
+        /// The self-signed certificate of the CA that signed it, PEM. Clients trust it alone: with another CA than before,
+        /// give them this file first.
+        #[arg(long, value_name = "FILE")]
+        trust_anchor: PathBuf,
+    },
 }
 
 /// `cluster mtls …`.

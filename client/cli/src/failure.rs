@@ -240,6 +240,7 @@ fn usual_step(code: ErrorCode) -> &'static str {
             "raise the rule by `kagimori cluster admission set --members NUMBER` (28 at most), or remove an HSM first"
         }
         ErrorCode::MemberUnknown => "see `kagimori cluster status` for the ids of the HSMs",
+        ErrorCode::ClusterTooOld => "see `kagimori cluster status` for the versions of the HSMs, and update the oldest",
         ErrorCode::LastMember => "leave it; to end the cluster, delete the cluster itself",
         ErrorCode::QuorumLoss => {
             "see `kagimori cluster status` for who is silent: bring that HSM back, or remove it first if it is gone for good"

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::answer::{Answer, table};
 use crate::cluster::hexadecimal;
-use crate::command_line::{AdmissionCommand, PolicyCommand, Switch};
+use crate::command_line::{AdmissionCommand, PolicyCommand, ReleasesCommand, Switch};
 use crate::credentials::Session;
 use crate::failure::Failure;
 
@@ -25,10 +25,12 @@ pub(crate) fn status(session: &Session<'_>) -> Result<Answer, Failure> {
     let leader = leader.map(|member| hexadecimal(&member.hsm));
     let data = json!({
         "label": hello.label, "cluster-id": hexadecimal(&hello.cluster), "leader": leader, "term": members.term,
-        "epoch": members.epoch, "applied-index": members.applied_index, "chain-hash": hexadecimal(&members.chain_hash),
+        "epoch": members.epoch, "epoch-keys": members.epoch_keys, "epoch-keys-moved": members.epoch_keys_moved,
+        "epoch-settled": members.epoch_settled, "state-version": members.state_version, "applied-index": members.applied_index, "chain-hash": hexadecimal(&members.chain_hash),
         "snapshot-entry": members.snapshot_entry, "answered-by": hexadecimal(&members.hsm),
         "serving": serving_name(members.serving()), "isolated-milliseconds": members.isolated_milliseconds,
         "objects": info.objects, "users": info.users, "sessions": info.sessions,
+        "rates": members.rates.iter().map(|rate| rate_data(rate, members.rates_milliseconds)).collect::<Vec<_>>(),
         "hsms": members.items.iter().map(member_data).collect::<Vec<_>>(), "policy": policy_data(&policy),
     });
     let mut facts = vec![
@@ -38,14 +40,77 @@ pub(crate) fn status(session: &Session<'_>) -> Result<Answer, Failure> {
         ),
         fact("answered by", format!("{}, {}", hexadecimal(&members.hsm), serving_words(&members))),
         fact("log", format!("index {}, term {}", members.applied_index, members.term)),
-        fact("epoch of the master key", members.epoch.to_string()),
+        fact("version of commands", commands_version(&members)),
+        fact("epoch of the master key", epoch_words(&members)),
         fact("objects, users, sessions", format!("{}, {}, {}", info.objects, info.users, info.sessions)),
     ];
     facts.extend(policy_facts(&policy));
     let facts = table(&["cluster", &hello.label], facts);
     let rows = members.items.iter().map(|member| member_row(member, &members.hsm));
     let rows = table(&["HSM", "zone", "role", "clients, members reach it at", "version", "applied", "heard"], rows);
-    Ok(Answer::new(data, format!("{facts}\n{rows}")))
+    Ok(Answer::new(data, format!("{facts}\n{rows}\n{}", rates_table(&members))))
+}
+
+/// Which version of commands the cluster uses, and that an update is not finished.
+fn commands_version(members: &wire::ListMembersReply) -> String {
+    let known = members.items.iter().map(|member| member.state_version);
+    let (least, most) = (known.clone().min().unwrap_or(0), known.max().unwrap_or(0));
+    let used = members.state_version;
+    if least < most {
+        format!("{used}; an update is under way: some HSMs know {most}, some {least}")
+    } else {
+        used.to_string()
+    }
+}
+
+/// What the HSM that answers did during the last minute.
+fn rates_table(members: &wire::ListMembersReply) -> String {
+    let over = members.rates_milliseconds;
+    let heading = format!("served here in the last {} s", over / 1_000);
+    let rows = members.rates.iter().map(|rate| {
+        vec![
+            rate.operation.clone(),
+            per_second(rate.count, over),
+            rate.failures.to_string(),
+            milliseconds(rate.median_microseconds),
+            milliseconds(rate.ninety_ninth_microseconds),
+        ]
+    });
+    table(&[&heading, "a second", "not done", "half within", "99 of 100 within"], rows)
+}
+
+fn rate_data(rate: &wire::OperationRate, over: u64) -> Value {
+    json!({
+        "operation": rate.operation, "count": rate.count, "failures": rate.failures, "milliseconds": over,
+        "median-microseconds": rate.median_microseconds,
+        "ninety-ninth-percentile-microseconds": rate.ninety_ninth_microseconds,
+    })
+}
+
+/// With one decimal.
+fn per_second(count: u64, over_milliseconds: u64) -> String {
+    let tenths = count.saturating_mul(10_000) / over_milliseconds.max(1);
+    format!("{}.{}", tenths / 10, tenths % 10)
+}
+
+fn milliseconds(microseconds: u64) -> String {
+    format!("{}.{:03} ms", microseconds / 1_000, microseconds % 1_000)
+}
+
+/// Which epoch of the master key it is, and how far keys are moved to it.
+fn epoch_words(members: &wire::ListMembersReply) -> String {
+    let wire::ListMembersReply { epoch, epoch_keys, epoch_keys_moved, epoch_settled, .. } = members;
+    match epoch_settled {
+        true => epoch.to_string(),
+        false => format!("{epoch}: {} of {} keys moved", grouped(*epoch_keys_moved), grouped(*epoch_keys)),
+    }
+}
+
+/// Digits in groups of three.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let groups = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy);
+    groups.collect::<Vec<_>>().join(",")
 }
 
 /// Runs `cluster admission …`.
@@ -88,6 +153,46 @@ pub(crate) fn policy(session: &Session<'_>, command: &PolicyCommand) -> Result<A
     }
 }
 
+/// Runs `cluster releases …`.
+pub(crate) fn releases(session: &Session<'_>, command: &ReleasesCommand) -> Result<Answer, Failure> {
+    let ReleasesCommand::Set { keys, minimum } = command else { return show(session, "releases") };
+    let keys: Vec<Vec<u8>> = keys.iter().map(|key| parse_key(key)).collect::<Result<_, _>>()?;
+    session.logged_in(|login| {
+        let old = policy_of(session, login)?.releases.ok_or_else(Failure::strange_answer)?;
+        let rule = wire::ReleaseRule {
+            keys: if keys.is_empty() { old.keys } else { keys.clone() },
+            minimum: minimum.clone().unwrap_or(old.minimum),
+        };
+        Ok(session.cluster().set_release_rule(login, rule)?)
+    })?;
+    show(session, "releases")
+}
+
+/// Reads the public key of a builder.
+fn parse_key(text: &str) -> Result<Vec<u8>, Failure> {
+    let misuse = || {
+        Failure::misuse(
+            format!("{text:?} is no key of releases"),
+            "use the 64 hexadecimal digits that `cargo xtask release` prints",
+        )
+    };
+    if text.len() != 64 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return Err(misuse());
+    }
+    (0..32).map(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).map_err(|_| misuse())).collect()
+}
+
+/// Whose programs take part, in words.
+fn releases_words(policy: &wire::ClusterPolicyReply) -> String {
+    let Some(rule) = &policy.releases else { return "not told".to_owned() };
+    let keys: Vec<String> = rule.keys.iter().map(|key| hexadecimal(key)).collect();
+    let who = match (policy.trusts_development, keys.is_empty()) {
+        (true, _) => "EVERY BUILD: the development key counts, which everybody has".to_owned(),
+        (false, _) => format!("releases signed by {}", keys.join(", ")),
+    };
+    format!("{who}; {} or newer", rule.minimum)
+}
+
 /// Runs `cluster remove-hsm`.
 pub(crate) fn remove(session: &Session<'_>, hsm: &str) -> Result<Answer, Failure> {
     let id = parse_id(hsm)?;
@@ -123,6 +228,7 @@ fn policy_facts(policy: &wire::ClusterPolicyReply) -> Vec<Vec<String>> {
         fact("joined by the rule in 24 h", policy.admissions.len().to_string()),
         fact("approved, not here yet", approved),
         fact("without a majority", window_words(policy.isolation_window_seconds)),
+        fact("programs that take part", releases_words(policy)),
     ]
 }
 
@@ -132,6 +238,10 @@ fn policy_data(policy: &wire::ClusterPolicyReply) -> Value {
         "approvals": policy.approvals.iter().map(|hsm| hexadecimal(hsm)).collect::<Vec<_>>(),
         "admissions": policy.admissions,
         "isolation-window-seconds": policy.isolation_window_seconds,
+        "releases": policy.releases.as_ref().map(|rule| json!({
+            "keys": rule.keys.iter().map(|key| hexadecimal(key)).collect::<Vec<_>>(), "minimum": rule.minimum,
+            "trusts-development": policy.trusts_development,
+        })),
     })
 }
 
@@ -169,7 +279,7 @@ fn member_data(member: &wire::MemberState) -> Value {
     json!({
         "hsm-id": hexadecimal(&member.hsm), "node": format!("{:x}", member.node), "zone": member.zone,
         "role": role(member), "client-address": member.client_address, "peer-address": member.peer_address,
-        "version": member.version, "admitted-at": member.admitted_at, "applied-index": member.applied_index,
+        "version": member.version, "state-version": member.state_version, "admitted-at": member.admitted_at, "applied-index": member.applied_index,
         "lag": member.lag, "silent-milliseconds": member.silent_milliseconds,
         "lease-milliseconds": member.lease_milliseconds, "hashes-agree": member.hashes_agree,
     })
@@ -286,6 +396,23 @@ mod tests {
         assert_eq!(window_words(0), "an HSM that hears from no majority uses no key");
         assert!(window_words(3_600).ends_with("for 1 hour") && window_words(5_400).ends_with("for 90 minutes"));
         assert!(window_words(61).ends_with("for 61 seconds") && window_words(604_800).ends_with("for 7 days"));
+    }
+
+    #[test]
+    fn rates_are_told_by_the_second_and_in_milliseconds() {
+        let rate = |operation: &str, count| wire::OperationRate {
+            operation: operation.to_owned(),
+            count,
+            failures: 2,
+            median_microseconds: 15,
+            ninety_ninth_microseconds: 2_040,
+        };
+        let (rates, rates_milliseconds) = (vec![rate("sign", 90_000), rate("login", 1)], 60_000);
+        let shown = rates_table(&wire::ListMembersReply { rates, rates_milliseconds, ..Default::default() });
+        for part in ["last 60 s", "1500.0", "0.015 ms", "2.040 ms"] {
+            assert!(shown.contains(part), "{part}\n{shown}");
+        }
+        assert_eq!((per_second(1, 60_000), per_second(5, 0)), ("0.0".to_owned(), "50000.0".to_owned()));
     }
 
     #[test]

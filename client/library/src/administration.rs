@@ -112,6 +112,28 @@ impl Cluster {
         }
     }
 
+    /// Makes another TLS key for the cluster, and gives the request for its certificate, PEM. By an admin.
+    pub fn begin_reissue(&self, login: &Login) -> Result<String, CallError> {
+        self.change_done(Some(login), &|| request::Body::BeginReissue(wire::BeginReissue {}))?;
+        self.reissue_request(login)
+    }
+
+    /// The request for the certificate of the TLS key that waits for one, PEM. By an admin.
+    pub fn reissue_request(&self, login: &Login) -> Result<String, CallError> {
+        match self.call(Some(login), &|_| request::Body::GetReissueRequest(wire::GetReissueRequest {}))? {
+            reply::Body::ReissueRequest(reply) => Ok(reply.csr),
+            _ => Err(self.unfitting_answer()),
+        }
+    }
+
+    /// Brings the certificate (PEM) that the CA with this certificate (PEM) made for the TLS key that waits. By an admin.
+    pub fn finish_reissue(&self, login: &Login, certificate: &str, trust_anchor: &str) -> Result<(), CallError> {
+        self.change_done(Some(login), &|| {
+            let (certificate, trust_anchor) = (certificate.to_owned(), trust_anchor.to_owned());
+            request::Body::FinishReissue(wire::FinishReissue { certificate, trust_anchor })
+        })
+    }
+
     /// Removes an anchor. By an admin.
     pub fn deregister_trust_anchor(&self, login: &Login, reference: u32) -> Result<(), CallError> {
         self.change_done(Some(login), &|| {
@@ -168,6 +190,15 @@ impl Cluster {
             reply::Body::ListMembers(reply) => Ok(reply),
             _ => Err(self.unfitting_answer()),
         }
+    }
+
+    /// Sets which programs take part in the cluster. By an admin; since version 2 of commands.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn set_release_rule(&self, login: &Login, rule: wire::ReleaseRule) -> Result<(), CallError> {
+        let make = || request::Body::SetReleaseRule(wire::SetReleaseRule { rule: Some(rule.clone()) });
+        self.change_done(Some(login), &make)
     }
 
     fn change_done(&self, login: Option<&Login>, make: &dyn Fn() -> request::Body) -> Result<(), CallError> {

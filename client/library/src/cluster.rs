@@ -248,6 +248,17 @@ impl Cluster {
         let _blocked = CancellationBlocked::new();
         let _busy = self.pool.enter();
         let mut trial = Trial::new(self, login, patience, repetition.effect());
+        let outcome = self.attempt_until_done(&mut trial, repetition, make);
+        trial.ended(outcome.as_ref().err());
+        outcome
+    }
+
+    fn attempt_until_done(
+        &self,
+        trial: &mut Trial<'_>,
+        repetition: &Repetition<'_>,
+        make: &dyn Fn(With) -> request::Body,
+    ) -> Result<reply::Body, CallError> {
         loop {
             let body = make(trial.with);
             trial.extend_for(&body);

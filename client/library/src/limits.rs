@@ -3,6 +3,10 @@
 
 use std::time::Duration;
 
+/// A call that takes longer is in the log by itself, unless it makes an RSA key: five times what leaving a dead HSM may
+/// cost, and ten times a login.
+pub(crate) const SLOW_CALL: Duration = Duration::from_millis(2500);
+
 /// Silence on a connection that owes an answer after which its HSM is asked for a sign of life on another connection.
 /// With [`PROBE`] it bounds how long a dead HSM is waited for; shorter, and every slow signature would cost a handshake.
 pub(crate) const HEDGE: Duration = Duration::from_millis(150);
@@ -34,6 +38,10 @@ pub(crate) const SPREAD: Duration = Duration::from_millis(50);
 /// Calls in flight by which another HSM must have less before a thread leaves its usual one. With one, every thread would
 /// move at each call, and fewer frames would share a write.
 pub(crate) const IMBALANCE: u32 = 2;
+
+/// Longest time for which a login that shall come again is made to wait here instead of in the application: so many
+/// logins at once. The wait after wrong passwords begins with a second, and the application hears of it.
+pub(crate) const LOGIN_WAIT_MILLISECONDS: u64 = 250;
 
 /// Shortest time between two questions for the roster: HSMs of different versions of the program may never agree on it.
 pub(crate) const ROSTER_PAUSE: Duration = Duration::from_secs(1);

@@ -27,7 +27,8 @@ struct LoginInner {
     name: String,
     role: Role,
     key: Ed25519KeyPair,
-    token: Vec<u8>,
+    /// The newest that an HSM gave: a new epoch of the cluster's keys brings another one.
+    token: Mutex<Vec<u8>>,
     session: Vec<u8>,
     sequences: Mutex<Sequences>,
     guard: Arc<ForkGuard>,
@@ -69,7 +70,7 @@ impl Login {
             name,
             role,
             key,
-            token: reply.token,
+            token: Mutex::new(reply.token),
             session: reply.session,
             sequences: Mutex::new(Sequences { next: 1, unanswered: BTreeSet::new() }),
             guard,
@@ -83,8 +84,16 @@ impl Login {
 
     /// The message that attaches this login to the connection with that binding.
     pub(crate) fn attach(&self, binding: &[u8; BINDING_BYTES]) -> wire::Attach {
-        let statement = attach_statement(binding, &self.inner.token);
-        wire::Attach { token: self.inner.token.clone(), proof: self.inner.key.sign(&statement).as_ref().to_vec() }
+        let token = self.inner.token.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let statement = attach_statement(binding, &token);
+        wire::Attach { token, proof: self.inner.key.sign(&statement).as_ref().to_vec() }
+    }
+
+    /// What an HSM gave in exchange for the token that it was shown; empty when that one is good.
+    pub(crate) fn exchange_token(&self, given: &[u8]) {
+        if !given.is_empty() {
+            given.clone_into(&mut self.inner.token.lock().unwrap_or_else(PoisonError::into_inner));
+        }
     }
 
     /// A number for a change, unanswered until the value is dropped.

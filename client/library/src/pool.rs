@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
+use hsm_protocol::trace::Trace;
 use hsm_protocol::wire;
 use rustls::ClientConfig;
 
@@ -45,6 +46,8 @@ pub(crate) struct Pool {
     several: AtomicBool,
     /// What makes the choices of this process other than those of its neighbours.
     offset: u64,
+    /// The next call's number for the logs. Begins at random, so that processes do not share numbers.
+    traces: AtomicU64,
     busy: AtomicU32,
     peak: AtomicU32,
     ticks: AtomicU32,
@@ -142,6 +145,7 @@ impl Pool {
             lost: AtomicU32::new(0),
             several: AtomicBool::new(false),
             offset: backoff::random_number(),
+            traces: AtomicU64::new(backoff::random_number()),
             busy: AtomicU32::new(0),
             peak: AtomicU32::new(0),
             ticks: AtomicU32::new(0),
@@ -172,6 +176,12 @@ impl Pool {
             self.peak.store(peak.saturating_sub(1), Ordering::Relaxed);
         }
         Busy(self)
+    }
+
+    /// A number for the logs of a call. 0 means none, and is skipped.
+    pub(crate) fn new_trace(&self) -> Trace {
+        let next = || self.traces.fetch_add(1, Ordering::Relaxed);
+        Trace(Some(next()).filter(|&number| number != 0).unwrap_or_else(next))
     }
 
     /// The index that answers must not be older than.

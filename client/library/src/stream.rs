@@ -177,6 +177,17 @@ impl StreamCall {
         let login = self.login.clone();
         let _busy = cluster.pool().enter();
         let mut trial = Trial::new(&cluster, login.as_ref(), cluster.configuration().call_timeout, self.effect());
+        let outcome = self.attempt_until_done(&cluster, &mut trial, part);
+        trial.ended(outcome.as_ref().err());
+        outcome
+    }
+
+    fn attempt_until_done(
+        &mut self,
+        cluster: &Cluster,
+        trial: &mut Trial<'_>,
+        part: Part<'_>,
+    ) -> Result<StreamOutput, CallError> {
         loop {
             if self.pinned.as_ref().is_some_and(|pinned| self.is_to_be_left(&pinned.connection)) {
                 self.pinned = None;
@@ -188,11 +199,11 @@ impl StreamCall {
                 Some(pinned) => (Route::new(Arc::clone(&pinned.member), Arc::clone(&pinned.connection)), Ok(())),
                 None => {
                     let route = trial.route()?;
-                    let outcome = self.replay_on(&route, &trial);
+                    let outcome = self.replay_on(&route, trial);
                     (route, outcome)
                 }
             };
-            let outcome = outcome.and_then(|()| self.send_part(&trial, part));
+            let outcome = outcome.and_then(|()| self.send_part(trial, part));
             let stumble = match outcome {
                 Ok(output) => return Ok(output),
                 Err(Stumble::ReplayDiffers) => return Err(CallError::StreamLost { input: self.input_bytes }),

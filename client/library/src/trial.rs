@@ -2,16 +2,19 @@
 //!
 //! The table of what may be repeated is at the head of [`crate::cluster`].
 
+use std::fmt::{Display, Formatter};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hsm_protocol::trace::{TARGET, Trace};
 use hsm_protocol::wire::{self, reply, request};
-use hsm_protocol::{ErrorCode, convert};
+use hsm_protocol::{ErrorCode, Party, convert};
 
 use crate::backoff;
 use crate::cluster::{Cluster, With};
-use crate::connection::{Lost, NoAnswer, Patience, Stumble, Watch};
+use crate::connection::{Lost, NoAnswer, Patience, Short, Stumble, Watch};
 use crate::error::{Attempt, CallError, PeerFault};
+use crate::limits::{LOGIN_WAIT_MILLISECONDS, SLOW_CALL};
 use crate::login::Login;
 use crate::member::{Member, Route};
 use crate::opening::Watcher;
@@ -36,6 +39,8 @@ pub(crate) enum Effect {
 /// One call on its way.
 pub(crate) struct Trial<'a> {
     cluster: &'a Cluster,
+    /// By which the logs here and at the HSMs know this call.
+    trace: Trace,
     login: Option<&'a Login>,
     pub(crate) with: With,
     begin: Instant,
@@ -49,12 +54,15 @@ pub(crate) struct Trial<'a> {
     /// An HSM was lost that may have done it.
     perhaps_done: Option<String>,
     after_loss: bool,
+    /// Seconds are no wonder.
+    is_long: bool,
 }
 
 impl<'a> Trial<'a> {
     pub(crate) fn new(cluster: &'a Cluster, login: Option<&'a Login>, patience: Duration, effect: Effect) -> Self {
         Self {
             cluster,
+            trace: cluster.pool().new_trace(),
             login,
             with: With { sealed_objects: false },
             begin: Instant::now(),
@@ -66,12 +74,15 @@ impl<'a> Trial<'a> {
             avoid: Vec::new(),
             perhaps_done: None,
             after_loss: false,
+            is_long: false,
         }
     }
 
     /// Gives more time to what takes long by nature.
     pub(crate) fn extend_for(&mut self, body: &request::Body) {
-        self.patience = self.patience.max(patience_for(convert::method(body)));
+        let least = patience_for(convert::method(body));
+        self.is_long = least == KEY_PAIR_PATIENCE;
+        self.patience = self.patience.max(least);
     }
 
     pub(crate) fn deadline(&self) -> Instant {
@@ -105,15 +116,36 @@ impl<'a> Trial<'a> {
         let watch = may_leave.then_some(&watcher as &dyn Watch);
         let patience = Patience { deadline: self.deadline(), watch };
         let session = match self.login {
-            Some(login) => route.connection.session(login, pool.index(), patience, &note)?,
+            Some(login) => route.connection.session(login, pool.index(), self.trace, patience, &note)?,
             None => 0,
         };
-        let request = wire::Request { session, min_index: pool.index(), sequence, lowest_unanswered, body: Some(body) };
+        let (min_index, trace) = (pool.index(), self.trace.0);
+        let request = wire::Request { session, min_index, sequence, lowest_unanswered, trace, body: Some(body) };
         route.connection.exchange(request, patience, &note)
     }
 
     /// Decides whether the call goes on: `Ok` = try again, after the pause that this made.
     pub(crate) fn recover(&mut self, route: &Route, stumble: Stumble) -> Result<(), CallError> {
+        let (hsm, reason) = (Short(&route.connection.hsm()), Reason(&stumble));
+        tracing::debug!(target: TARGET, trace = %self.trace, %hsm, %reason, "an attempt did not succeed");
+        self.decide(route, stumble)
+    }
+
+    /// The line of a call that is over, by which the application's log leads to those of the HSMs: at level debug; above
+    /// it when the call took long or failed for another reason than the caller's own.
+    pub(crate) fn ended(&self, error: Option<&CallError>) {
+        let milliseconds = self.begin.elapsed().as_millis();
+        let outcome = Ended(error);
+        if error.is_some_and(is_news) || (self.begin.elapsed() >= SLOW_CALL && !self.is_long) {
+            tracing::warn!(target: TARGET, trace = %self.trace, milliseconds, %outcome, "a call failed or took long");
+        } else if error.is_some() {
+            tracing::info!(target: TARGET, trace = %self.trace, milliseconds, %outcome, "a call was refused");
+        } else {
+            tracing::debug!(target: TARGET, trace = %self.trace, milliseconds, %outcome, "a call is done");
+        }
+    }
+
+    fn decide(&mut self, route: &Route, stumble: Stumble) -> Result<(), CallError> {
         let failure = match stumble {
             Stumble::TooLarge => return Err(CallError::refused(ErrorCode::TooLarge)),
             Stumble::ReplayDiffers => return Err(CallError::refused(ErrorCode::StreamUnknown)),
@@ -147,6 +179,10 @@ impl<'a> Trial<'a> {
             ErrorCode::Busy | ErrorCode::NotReady | ErrorCode::Isolated => {
                 let at_least = Duration::from_millis(failure.retry_after_milliseconds.into());
                 if self.turn_away(route) || self.pause(at_least) { Ok(()) } else { Err(refused) }
+            }
+            // Many log in at once, of whom all may be right: one after another they may.
+            ErrorCode::LoginDelayed if subject <= LOGIN_WAIT_MILLISECONDS => {
+                if self.pause(Duration::from_millis(subject)) { Ok(()) } else { Err(refused) }
             }
             ErrorCode::StorageFull | ErrorCode::Broken if self.effect != Effect::EachTime && self.turn_away(route) => {
                 Ok(())
@@ -223,6 +259,46 @@ impl<'a> Trial<'a> {
         }
         std::thread::sleep(wait);
         true
+    }
+}
+
+/// Why an attempt failed, for the log.
+struct Reason<'a>(&'a Stumble);
+
+impl Display for Reason<'_> {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Stumble::TooLarge => formatter.write_str("the request is too large"),
+            Stumble::ReplayDiffers => formatter.write_str("a replayed operation gave other output"),
+            Stumble::NoAnswer(NoAnswer::Full) => formatter.write_str("too many calls are under way"),
+            Stumble::NoAnswer(NoAnswer::TimedOut) => formatter.write_str("no answer in time"),
+            Stumble::NoAnswer(NoAnswer::Lost { reason, .. }) => reason.fmt(formatter),
+            Stumble::Failure(failure) => match ErrorCode::from_number(failure.code) {
+                Some(code) => write!(formatter, "{code:?}"),
+                None => write!(formatter, "code {}", failure.code),
+            },
+        }
+    }
+}
+
+/// How a call ended, for the log.
+struct Ended<'a>(Option<&'a CallError>);
+
+impl Display for Ended<'_> {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            None => formatter.write_str("done"),
+            Some(CallError::Refused { code, .. }) => write!(formatter, "{code:?}"),
+            Some(error) => error.fmt(formatter),
+        }
+    }
+}
+
+/// Whether an operator should hear of a failed call: what the caller did wrong or may not do is his own business.
+fn is_news(error: &CallError) -> bool {
+    match error {
+        CallError::Refused { code, .. } => !matches!(code.party(), Party::Refusal | Party::Misuse),
+        _ => true,
     }
 }
 

@@ -26,7 +26,7 @@ impl Visit for Text {
 
 impl Subscriber for Lines {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target().starts_with("hsm_client")
+        metadata.target().starts_with("hsm_client") || metadata.target() == hsm_protocol::trace::TARGET
     }
 
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
@@ -69,7 +69,7 @@ fn a_loss_is_one_warning_and_each_answer_names_its_hsm_and_request() {
         let victim = usize::from(served[1] > served[0]);
         let name = if victim == 0 { "hsm=01010101" } else { "hsm=02020202" };
         let answers = lines.take(Level::DEBUG);
-        assert!(answers.iter().any(|line| line.contains(name) && line.contains("request=")), "{answers:?}");
+        assert!(answers.iter().any(|line| line.contains(name) && line.contains("trace=")), "{answers:?}");
         assert!(lines.take(Level::WARN).is_empty());
         hsms.kill(victim);
         for _ in 0..20 {

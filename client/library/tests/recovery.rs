@@ -112,7 +112,7 @@ fn busy_and_not_ready_are_asked_again_until_the_deadline_and_then_told() {
 }
 
 #[test]
-fn a_delayed_login_and_a_refusal_are_told_at_once() {
+fn a_refusal_and_a_login_after_wrong_passwords_are_told_at_once_and_one_among_many_waits() {
     let folder = tempfile::tempdir().unwrap();
     let world = World::new();
     let peer = Peer::on_socket(&folder.path().join("s"), &world);
@@ -123,15 +123,29 @@ fn a_delayed_login_and_a_refusal_are_told_at_once() {
     world.set_script(|_, request| match request.body {
         Some(request::Body::Login(_)) => Some(Answer::Now(reply::Body::Failure(wire::Failure {
             code: ErrorCode::LoginDelayed as u32,
-            retry_after_milliseconds: 100,
+            retry_after_milliseconds: 1000,
             subject: 0,
         }))),
         _ => None,
     });
     let begin = Instant::now();
     let error = cluster.log_in("user", Role::CryptoUser, b"password").err().unwrap();
-    assert_eq!((error.code(), error.subject()), (Some(ErrorCode::LoginDelayed), 100));
-    assert!(begin.elapsed() < Duration::from_millis(90));
+    assert_eq!((error.code(), error.subject()), (Some(ErrorCode::LoginDelayed), 1000));
+    assert!(begin.elapsed() < Duration::from_millis(900));
+    let times = AtomicU32::new(0);
+    world.set_script(move |_, request| match request.body {
+        Some(request::Body::Login(_)) if times.fetch_add(1, Ordering::Relaxed) < 2 => {
+            Some(Answer::Now(reply::Body::Failure(wire::Failure {
+                code: ErrorCode::LoginDelayed as u32,
+                retry_after_milliseconds: 50,
+                subject: 0,
+            })))
+        }
+        _ => None,
+    });
+    let begin = Instant::now();
+    cluster.log_in("user", Role::CryptoUser, b"password").unwrap();
+    assert!(begin.elapsed() >= Duration::from_millis(100));
 }
 
 #[test]
@@ -204,6 +218,23 @@ fn a_login_that_one_hsm_has_forgotten_is_attached_again_and_one_that_has_ended_i
     let error = cluster.call(Some(&login), &|_| echo(b"x")).err().unwrap();
     assert_eq!(error.code(), Some(ErrorCode::TokenRefused));
     cluster.log_out(login).unwrap();
+}
+
+#[test]
+fn a_token_that_was_exchanged_is_the_one_that_is_shown_from_then_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let world = World::new();
+    let peer = Peer::on_socket(&path, &world);
+    let cluster = Cluster::new(peer.configuration());
+    let login = cluster.log_in("app", Role::CryptoUser, b"password").unwrap();
+    world.exchanges_tokens.store(true, Ordering::Relaxed);
+    drop(cluster.call(Some(&login), &|_| echo(b"x")).unwrap());
+    drop(peer);
+    // The old token is void by now, as it is when the keys of its epoch are destroyed.
+    let peer = Peer::on_socket(&path, &world);
+    drop(cluster.call(Some(&login), &|_| echo(b"x")).unwrap());
+    drop(peer);
 }
 
 #[test]

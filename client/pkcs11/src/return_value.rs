@@ -86,6 +86,7 @@ impl ReturnValue {
             E::TrustAnchorUnknown | E::TrustAnchorMissing => CKR_FUNCTION_FAILED,
             E::AdmissionRefused | E::MemberLimit | E::MemberUnknown => CKR_FUNCTION_FAILED,
             E::LastMember | E::QuorumLoss => CKR_FUNCTION_FAILED,
+            E::VersionRefused | E::ClusterTooOld | E::ReleaseRefused => CKR_FUNCTION_FAILED,
 
             E::ObjectUnknown | E::SessionObjectUnknown | E::SessionObjectRefused => about.handle_invalid(),
             E::OwnerRefused if matches!(about, About::Object) => CKR_ACTION_PROHIBITED,

@@ -48,6 +48,17 @@ static void templates(void) {
     EXPECT(OBJECT_HANDLE_INVALID, C_GetAttributeValue, session, ~0UL, misaligned, 1UL);
 }
 
+/* A mechanism that no HSM has is named, whatever its attributes are. */
+static void strange_mechanisms(void) {
+    mechanism domain = {CKM_DSA_PARAMETER_GEN, 0, 0}, pair = {CKM_GOSTR3410_KEY_PAIR_GEN, 0, 0};
+    ulong_t bits = 1024, first = 0, second = 0;
+    attribute strange[] = {{CKA_PRIME_BITS, &bits, sizeof bits}, {CKA_GOSTR3410_PARAMS, &bits, 3}};
+    EXPECT(MECHANISM_INVALID, C_GenerateKey, session, &domain, strange, 2UL, &first);
+    EXPECT(MECHANISM_INVALID, C_GenerateKeyPair, session, &pair, strange, 2UL, strange, 2UL, &first, &second);
+    EXPECT(SESSION_HANDLE_INVALID, C_GenerateKeyPair, ~0UL, &pair, strange, 2UL, strange, 2UL, &first, (void *)0);
+    EXPECT(ARGUMENTS_BAD, C_GenerateKey, session, &domain, strange, 2UL, (void *)0);
+}
+
 static void operations(void) {
     mechanism sha = {CKM_SHA256, 0, 0}, cbc = {CKM_AES_CBC, 0, 16}, sign = {CKM_ECDSA, 0, 0};
     byte data[4] = "abc", digest[32];
@@ -120,6 +131,7 @@ int main(int count, char **arguments) {
     initialize();
     session = log_in();
     templates();
+    strange_mechanisms();
     operations();
     every_function();
     EXPECT(OK, C_CloseSession, session);

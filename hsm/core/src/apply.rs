@@ -8,6 +8,7 @@ mod epochs;
 mod lifecycle;
 mod logins;
 mod objects;
+mod reissue;
 mod roster;
 mod sessions;
 mod users;
@@ -23,11 +24,13 @@ use crate::limits::RESULTS_PER_SESSION;
 use crate::records::{Caller, SessionRecord};
 use crate::refusal::Refusal;
 use crate::state::State;
+use crate::versions;
 use crate::work::{Entry, Work};
 
 pub(crate) use anchors::{judge_client_certificates, judge_deregistration, judge_registration};
 pub(crate) use objects::{judge_destruction, judge_room};
-pub(crate) use roster::{judge_admission, judge_approval, judge_removal, judge_rule, judge_window};
+pub(crate) use reissue::{judge as judge_reissue, judge_waiting as judge_waiting_reissue};
+pub(crate) use roster::{judge_admission, judge_approval, judge_release_rule, judge_removal, judge_rule, judge_window};
 pub(crate) use users::{judge_creation, judge_deletion, judge_enabling, judge_logout_everywhere, judge_password};
 
 /// What a command yields when it is done, or why it is not.
@@ -59,6 +62,9 @@ pub(crate) fn apply(state: &State, index: Index, command: &Command) -> Applied {
 }
 
 fn act(work: &mut Work<'_>, caller: Caller, action: &Action) -> Answer {
+    if versions::since(action) > work.state.version() {
+        return Err(ErrorCode::ClusterTooOld.into());
+    }
     match action {
         Action::Form(form) => lifecycle::form(work, form),
         Action::InstallCertificate { certificate, trust_anchor } => {
@@ -66,6 +72,8 @@ fn act(work: &mut Work<'_>, caller: Caller, action: &Action) -> Answer {
         }
         Action::Activate { verifier } => lifecycle::activate(work, verifier),
         Action::Zeroize => lifecycle::zeroize(work, caller),
+        Action::BeginReissue { epoch, sealed_cluster_key } => reissue::begin(work, caller, *epoch, sealed_cluster_key),
+        Action::FinishReissue { certificate, trust_anchor } => reissue::finish(work, caller, certificate, trust_anchor),
         Action::ReserveAttempt { attempt, name, role } => logins::reserve(work, *attempt, name, *role),
         Action::FinishLogin { attempt, session } => logins::finish(work, *attempt, session.as_ref()),
         Action::FailLogin { attempt } => logins::fail(work, *attempt),
@@ -82,6 +90,7 @@ fn act(work: &mut Work<'_>, caller: Caller, action: &Action) -> Answer {
             epochs::begin_incarnation(work, *incarnation, *node, member)
         }
         Action::RemoveMember { hsm } => roster::remove(work, caller, *hsm),
+        Action::RaiseVersion { version } => roster::raise_version(work, *version),
         in_service => {
             work.state.require_active()?;
             act_in_service(work, caller, in_service)
@@ -107,6 +116,7 @@ fn act_in_service(work: &mut Work<'_>, caller: Caller, action: &Action) -> Answe
         Action::ApproveMember { hsm } => roster::approve(work, caller, *hsm),
         Action::SetAdmissionRule { rule } => roster::set_rule(work, caller, *rule),
         Action::SetIsolationWindow { seconds } => roster::set_window(work, caller, *seconds),
+        Action::SetReleaseRule { rule } => roster::set_release_rule(work, caller, rule),
         _ => unreachable!("the other actions were taken before"),
     }
 }
@@ -193,6 +203,8 @@ fn entry(work: &Work<'_>, action: &Action, answer: &Answer) -> Option<Entry> {
         Action::SetClientCertificates { .. } => Entry::new(Event::SetClientCertificates),
         Action::BeginEpoch(_) => Entry::new(Event::BeginEpoch),
         Action::BeginIncarnation { .. } => Entry::new(Event::BeginIncarnation),
+        Action::BeginReissue { .. } => Entry::new(Event::BeginReissue),
+        Action::FinishReissue { .. } => Entry::new(Event::FinishReissue),
         Action::MovePayloads { .. } => return None,
         Action::AdmitMember { .. } => Entry::new(Event::AdmitMember),
         Action::RemoveMember { .. } => Entry::new(Event::RemoveMember),
@@ -200,6 +212,8 @@ fn entry(work: &Work<'_>, action: &Action, answer: &Answer) -> Option<Entry> {
         Action::SetAdmissionRule { .. } => Entry::new(Event::SetAdmissionRule),
         Action::SetIsolationWindow { .. } => Entry::new(Event::SetIsolationWindow),
         Action::UpdateMember { .. } => Entry::new(Event::UpdateMember),
+        Action::RaiseVersion { .. } => Entry::new(Event::RaiseVersion),
+        Action::SetReleaseRule { .. } => Entry::new(Event::SetReleaseRule),
         Action::ReserveAttempt { .. } | Action::RenewSession { .. } | Action::ExpireSessions => return None,
     })
 }

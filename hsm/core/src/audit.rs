@@ -64,6 +64,10 @@ pub enum Event {
     UpdateMember = 0x1_000f,
     BeginEpoch = 0x1_0010,
     BeginIncarnation = 0x1_0011,
+    RaiseVersion = 0x1_0012,
+    SetReleaseRule = 0x1_0013,
+    BeginReissue = 0x1_0014,
+    FinishReissue = 0x1_0015,
 }
 
 /// The link that follows `previous` when `record` is appended: SHA-384(previous ‖ record in postcard).

@@ -41,6 +41,8 @@ pub enum Row {
     Object(ObjectHandle),
     /// Sealed payload of a token object: not kept in memory, read from the store when the key is needed.
     Payload(ObjectHandle),
+    /// What HSMs that nobody hears may still act on.
+    Lingering,
 }
 
 impl Row {

@@ -41,10 +41,15 @@ pub struct ClusterRecord {
     pub client_certificates_required: bool,
     /// How much the cluster may hold.
     pub quotas: QuotaProfile,
+    /// The version of commands that is in use: every member's program knows it. Never falls.
+    pub version: u32,
     /// What admins decided about the cluster as a whole.
     pub policy: ClusterPolicy,
     /// An HSM was removed that knows the master key of this epoch: the next one is due.
     pub epoch_due: bool,
+    /// A new TLS key under the cluster's keys, for which the customer's CA has not signed yet; empty when there is none.
+    #[serde(with = "serde_bytes")]
+    pub sealed_next_cluster_key: Vec<u8>,
 }
 
 /// How much a cluster may hold, by name.

@@ -8,13 +8,43 @@ use serde::{Deserialize, Serialize};
 use crate::epoch::SealedMaster;
 use crate::ids::{AttemptId, ClusterId, Epoch, HsmId, Incarnation, NodeId, ObjectHandle, SessionId, Stamp};
 use crate::object::Object;
+use crate::releases::ReleaseRule;
 use crate::roster::{AdmissionRule, MemberRecord};
+use crate::versions;
 
 /// A command as it is stored and sent.
 #[derive(Clone, Serialize, Deserialize)]
 pub enum Versioned {
     /// The first format.
     V1(Command),
+    /// The same, for actions that came with version 2: who does not know them cannot even mistake them.
+    V2(Command),
+}
+
+impl Versioned {
+    /// In the oldest format that has its action, so that a member who knows no newer one can read it.
+    pub fn new(command: Command) -> Self {
+        match versions::since(&command.action) {
+            versions::OLDEST => Self::V1(command),
+            _ => Self::V2(command),
+        }
+    }
+
+    /// The command, and the version of its format.
+    pub fn into_parts(self) -> (u32, Command) {
+        match self {
+            Self::V1(command) => (1, command),
+            Self::V2(command) => (2, command),
+        }
+    }
+
+    /// The version of the format of an encoded command, without reading more of it. A program that does not know it can
+    /// say so. `None`: these octets are no command of any version.
+    pub fn version_of(octets: &[u8]) -> Option<u32> {
+        // Postcard begins an enum with the number of its variant.
+        let (variant, _) = postcard::take_from_bytes::<u32>(octets).ok()?;
+        variant.checked_add(1)
+    }
 }
 
 /// One change that was asked for, with everything that had to be made for it.
@@ -225,6 +255,32 @@ pub enum Action {
     },
     /// The cluster's keys are gone: every object and user goes, the audit log stays.
     Zeroize,
+    /// Every member knows this version of commands: from now on it may be used.
+    RaiseVersion {
+        /// The version.
+        version: u32,
+    },
+    /// Which programs take part. Since version 2.
+    SetReleaseRule {
+        /// The rule.
+        rule: ReleaseRule,
+    },
+    /// A new TLS key of the cluster waits for the customer's CA. One that waited before is void.
+    BeginReissue {
+        /// Epoch of the key that seals it.
+        epoch: Epoch,
+        /// The key under the cluster's keys.
+        #[serde(with = "serde_bytes")]
+        sealed_cluster_key: Vec<u8>,
+    },
+    /// The customer's CA has signed: the waiting key and its certificate take the place of what was there. The proposer has
+    /// checked the certificates.
+    FinishReissue {
+        /// PEM.
+        certificate: String,
+        /// PEM.
+        trust_anchor: String,
+    },
 }
 
 /// What a cluster begins with.
@@ -256,6 +312,8 @@ pub struct Form {
     pub node: NodeId,
     /// The first member.
     pub member: MemberRecord,
+    /// Which programs take part at first.
+    pub releases: ReleaseRule,
 }
 
 /// What a new epoch begins with.

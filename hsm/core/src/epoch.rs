@@ -21,12 +21,24 @@ pub struct EpochRecord {
     pub moved_to: ObjectHandle,
     /// Objects that were made after it began have handles from here on, and need no moving.
     pub end: ObjectHandle,
+    /// Payloads that there were when it began.
+    pub keys: u64,
+    /// How many of them were moved. Those that were destroyed before their turn are not counted.
+    pub moved: u64,
 }
 
 impl EpochRecord {
     /// Whether every payload is under this epoch, so that the keys of the one before are needed no more.
     pub fn is_settled(&self) -> bool {
         self.moved_to.0.saturating_add(1) >= self.end.0
+    }
+
+    /// The same record without the master key of the epoch before, once that has no payload any more.
+    pub(crate) fn forgetting_before(mut self) -> Self {
+        if self.is_settled() {
+            self.masters.iter_mut().for_each(|master| master.sealed_before.clear());
+        }
+        self
     }
 }
 
@@ -38,4 +50,8 @@ pub struct SealedMaster {
     /// HPKE ciphertext under the HSM's sealing key.
     #[serde(with = "serde_bytes")]
     pub sealed: Vec<u8>,
+    /// The master key of the epoch before, the same way: for an HSM that was away when that one began. Empty once every
+    /// payload was moved.
+    #[serde(with = "serde_bytes")]
+    pub sealed_before: Vec<u8>,
 }

@@ -14,6 +14,7 @@ use crate::cluster::ClusterRecord;
 use crate::command::{Command, Origin};
 use crate::epoch::EpochRecord;
 use crate::ids::{Actor, HsmId, Index, NodeId, ObjectHandle, SessionId, Stamp, UserId};
+use crate::lingering::Lingering;
 use crate::needs;
 use crate::object::Object;
 use crate::permit::{BeWrapped, KeyUse, Permit, Wrap};
@@ -124,14 +125,40 @@ impl Hsm {
         self.state.is_fips()
     }
 
+    /// The version of commands in use.
+    pub fn version(&self) -> u32 {
+        self.state.version()
+    }
+
+    /// The version of commands that could be in use: what every member knows, if that is more.
+    pub fn possible_version(&self) -> Option<u32> {
+        let known = self.state.members.values().map(|member| member.state_version).min()?;
+        Some(known).filter(|&known| known > self.state.version())
+    }
+
     /// The members by their node ids.
     pub fn members(&self) -> &BTreeMap<NodeId, MemberRecord> {
         &self.state.members
     }
 
+    /// What HSMs that nobody hears may still act on.
+    pub fn lingering(&self) -> Lingering {
+        self.state.lingering.clone().unwrap_or_default()
+    }
+
     /// The present epoch of the cluster master key, if it is not the first.
     pub fn epoch_record(&self) -> Option<&EpochRecord> {
         self.state.epochs.get(&self.state.cluster.as_ref()?.epoch)
+    }
+
+    /// Whether something may still be sealed under the epoch before the present one: a payload that was not moved, or what
+    /// a login session holds that was neither opened nor renewed since. A session that is used is renewed, and its library
+    /// gets a token of the present epoch then.
+    pub fn is_epoch_before_needed(&self) -> bool {
+        self.epoch_record().is_some_and(|record| {
+            let old = |begun_at| self.state.sessions.values().any(|session| session.renewed_at <= begun_at);
+            !record.is_settled() || old(record.begun_at)
+        })
     }
 
     /// Token objects with a payload that have a handle above `after`, in order, at most `limit`: for moving them to another

@@ -17,6 +17,7 @@ pub mod epoch;
 pub mod hsm;
 pub mod ids;
 pub mod limits;
+pub mod lingering;
 pub mod mechanisms;
 mod needs;
 pub mod object;
@@ -25,10 +26,12 @@ pub mod permit;
 mod policy;
 mod records;
 pub mod refusal;
+pub mod releases;
 pub mod request;
 pub mod roster;
 pub mod rows;
 mod state;
+pub mod versions;
 mod work;
 
 pub use change::{Change, Effect, Response, Row};
@@ -40,8 +43,10 @@ pub use hsm::{Applied, Hsm, SessionView, UserView};
 pub use ids::{
     Actor, ClusterId, Epoch, HsmId, Incarnation, Index, NodeId, ObjectHandle, ObjectUid, SessionId, Stamp, UserId,
 };
+pub use lingering::{DepartedMember, Lingering, PastWindow};
 pub use object::Object;
 pub use permit::Permit;
 pub use refusal::{Broken, Refusal};
+pub use releases::{Release, ReleaseRule};
 pub use request::{Confirmation, Disclosure, Draft, Facts, Material, Needs, PairSpec, Request};
 pub use roster::{AdmissionRule, ClusterPolicy, MemberKind, MemberRecord};

@@ -102,6 +102,9 @@ pub const ADMISSIONS_PER_DAY: u32 = 2 * MEMBERS;
 /// HSMs that are approved and have not come.
 pub const APPROVALS: usize = MEMBERS as usize;
 
+/// Keys whose signature on a release counts: an old and a new one of two builders, and the development key beside them.
+pub const RELEASE_KEYS: usize = 8;
+
 /// Milliseconds of a day.
 pub const DAY_MILLISECONDS: u64 = 24 * 60 * 60 * 1_000;
 
@@ -109,13 +112,26 @@ pub const DAY_MILLISECONDS: u64 = 24 * 60 * 60 * 1_000;
 /// TLS site survives the loss of two HSMs of three for an hour.
 pub const ISOLATION_WINDOW_SECONDS: u32 = 60 * 60;
 
+/// What is added to the window of an HSM that nobody hears before it has stopped for certain, in milliseconds: the lease
+/// that it may hold, and the time from a command's stamp until no leader gives a lease without it.
+pub const SILENCE_MILLISECONDS: u64 = 60_000;
+
+/// Windows that were lowered and that somebody may still believe in; of more the two oldest count as one, with the longer
+/// time of both. Admins change the window seldom.
+pub const PAST_WINDOWS: usize = 8;
+
+/// Removed HSMs that may not know it; of more the oldest is forgotten. Twice as many as a cluster has.
+pub const DEPARTED_MEMBERS: usize = 2 * MEMBERS as usize;
+
 /// Payloads in one command that moves them to a new epoch: an entry must stay under replication's limit, and applying it
 /// must stay short.
 pub const MOVES_PER_COMMAND: usize = 64;
 
-/// A master key sealed for one HSM, in bytes: an HPKE encapsulated key (97 for P-384), two keys of 32 and a tag, with
-/// room.
+/// A master key sealed for one HSM, in bytes: an HPKE encapsulated key (97 for P-384), a key of 32 and a tag, with room.
 pub const SEALED_MASTER_BYTES: usize = 512;
+
+/// The cluster's TLS key under the cluster's keys, in bytes: PKCS #8 of P-384 has 185, with room for other kinds.
+pub const SEALED_CLUSTER_KEY_BYTES: usize = 4_096;
 
 /// Name of a zone, in bytes.
 pub const ZONE_BYTES: usize = 32;

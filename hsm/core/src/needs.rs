@@ -67,6 +67,9 @@ fn judge(state: &State, caller: Caller, request: Request<'_>) -> Result<(), Refu
         Request::ApproveMember { hsm } => apply::judge_approval(state, caller, hsm),
         Request::SetAdmissionRule { rule } => apply::judge_rule(caller, rule),
         Request::SetIsolationWindow { seconds } => apply::judge_window(caller, seconds),
+        Request::SetReleaseRule { rule } => apply::judge_release_rule(state, caller, rule),
+        Request::BeginReissue => apply::judge_reissue(state, caller).map(|_| ()),
+        Request::FinishReissue => apply::judge_waiting_reissue(state, caller).map(|_| ()),
         // Where members are and which rule admits one more is not for strangers.
         Request::ShowCluster if caller.role.is_some() => Ok(()),
         Request::ShowCluster => Err(ErrorCode::NotLoggedIn.into()),

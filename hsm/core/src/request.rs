@@ -6,6 +6,7 @@ use crate::curve::Curve;
 use crate::ids::{HsmId, ObjectHandle, UserId};
 use crate::object::Object;
 use crate::permit::{BeCopied, Derive, Disclose, Permit, Unwrap};
+use crate::releases::ReleaseRule;
 use crate::roster::AdmissionRule;
 
 /// A request that would change something, as `Hsm::needs` judges it before a command is made of it.
@@ -58,8 +59,14 @@ pub enum Request<'a> {
     SetAdmissionRule { rule: AdmissionRule },
     /// Set how long an HSM without a majority goes on.
     SetIsolationWindow { seconds: u32 },
+    /// Set which programs take part.
+    SetReleaseRule { rule: &'a ReleaseRule },
     /// See the members with their addresses, and the policy of the cluster.
     ShowCluster,
+    /// Begin to give the cluster another TLS key.
+    BeginReissue,
+    /// See what the customer's CA must sign for it, or bring what it signed.
+    FinishReissue,
     /// See the users.
     ListUsers,
     /// Register an anchor for client certificates.

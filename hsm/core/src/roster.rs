@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{HsmId, Stamp};
 use crate::limits::{ADMISSIONS_PER_DAY, DAY_MILLISECONDS, ISOLATION_WINDOW_SECONDS, MEMBERS};
+use crate::releases::ReleaseRule;
 
 /// A member of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +31,8 @@ pub struct MemberRecord {
     pub sealing_key: Vec<u8>,
     /// Version of its program.
     pub version: String,
+    /// The newest version of commands that its program knows.
+    pub state_version: u32,
     /// When it was admitted.
     pub admitted_at: Stamp,
 }
@@ -46,6 +49,7 @@ impl MemberRecord {
             certificate: Vec::new(),
             sealing_key: Vec::new(),
             version: String::new(),
+            state_version: crate::versions::NEWEST,
             admitted_at: Stamp::default(),
         }
     }
@@ -72,6 +76,8 @@ pub struct ClusterPolicy {
     pub approvals: Vec<HsmId>,
     /// When the standing rule admitted somebody, during the last day.
     pub admissions: Vec<Stamp>,
+    /// Which programs take part.
+    pub releases: ReleaseRule,
 }
 
 impl ClusterPolicy {
@@ -100,6 +106,7 @@ impl Default for ClusterPolicy {
             admission: AdmissionRule { standing: true, members: MEMBERS, per_day: ADMISSIONS_PER_DAY },
             approvals: Vec::new(),
             admissions: Vec::new(),
+            releases: ReleaseRule::default(),
         }
     }
 }

@@ -92,6 +92,7 @@ pub(crate) fn describe(row: &Row) -> String {
         Row::Session(_) => "login session".to_owned(),
         Row::Object(handle) => format!("object {}", handle.0),
         Row::Payload(handle) => format!("payload of object {}", handle.0),
+        Row::Lingering => "what silent HSMs may act on".to_owned(),
     }
 }
 

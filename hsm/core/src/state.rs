@@ -14,12 +14,14 @@ use crate::cluster::ClusterRecord;
 use crate::epoch::EpochRecord;
 use crate::ids::{Actor, AttemptId, Epoch, NodeId, SessionId, Stamp, UserId};
 use crate::limits::Quotas;
+use crate::lingering::Lingering;
 use crate::object::Object;
 use crate::objects::ObjectTable;
 use crate::records::{AttemptRecord, Caller, Counters, SessionRecord, UnknownName, UserRecord};
 use crate::refusal::{Broken, Refusal};
 use crate::roster::MemberRecord;
 use crate::rows::{AttemptKey, decode, describe, encode};
+use crate::versions;
 
 /// The state.
 #[derive(Default)]
@@ -35,9 +37,16 @@ pub(crate) struct State {
     pub(crate) attempts: BTreeMap<AttemptId, AttemptRecord>,
     pub(crate) unknown_names: BTreeMap<(UserName, Role), UnknownName>,
     pub(crate) objects: ObjectTable,
+    /// `None` as long as there is nothing to say.
+    pub(crate) lingering: Option<Lingering>,
 }
 
 impl State {
+    /// The version of commands in use.
+    pub(crate) fn version(&self) -> u32 {
+        self.cluster.as_ref().map_or(versions::OLDEST, |cluster| cluster.version)
+    }
+
     /// Takes over one row. A payload is skipped.
     pub(crate) fn absorb(&mut self, row: &Row, value: Option<&[u8]>) -> Result<(), Broken> {
         match row {
@@ -59,6 +68,7 @@ impl State {
                 None => self.objects.remove(*handle),
             },
             Row::Payload(_) => {}
+            Row::Lingering => self.lingering = read(row, value)?,
         }
         Ok(())
     }
@@ -143,6 +153,9 @@ impl State {
         }
         self.sessions.iter().for_each(|(&session, record)| add(Row::Session(session), encode(record)));
         self.objects.iter().for_each(|(handle, object)| add(Row::Object(handle), encode(object.as_ref())));
+        if let Some(lingering) = &self.lingering {
+            add(Row::Lingering, encode(lingering));
+        }
         hash.finalize().into()
     }
 

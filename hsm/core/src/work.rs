@@ -11,6 +11,7 @@ use crate::command::SealedPayload;
 use crate::epoch::EpochRecord;
 use crate::hsm::Applied;
 use crate::ids::{AttemptId, Epoch, Index, NodeId, ObjectHandle, SessionId, Stamp, UserId};
+use crate::lingering::Lingering;
 use crate::object::Object;
 use crate::records::{AttemptRecord, Caller, Counters, SessionRecord, UnknownName, UserRecord};
 use crate::refusal::Refusal;
@@ -93,6 +94,13 @@ impl<'a> Work<'a> {
 
     pub(crate) fn put_member(&mut self, node: NodeId, member: Option<&MemberRecord>) {
         self.put(Row::Member(node), member);
+    }
+
+    /// Changes what HSMs that nobody hears may still act on.
+    pub(crate) fn linger(&mut self, change: impl FnOnce(&mut Lingering)) {
+        let mut lingering = self.state.lingering.clone().unwrap_or_default();
+        change(&mut lingering);
+        self.put(Row::Lingering, Some(&lingering));
     }
 
     pub(crate) fn put_epoch(&mut self, epoch: Epoch, record: Option<&EpochRecord>) {

@@ -57,6 +57,7 @@ impl Cluster {
                 activation: verifier(),
                 sealed_activation_password: vec![1],
                 sealed_cluster_key: vec![1],
+                releases: hsm_core::ReleaseRule::default(),
                 certificates: CeremonyCertificates::default(),
                 node: NodeId(1),
                 member: MemberRecord::alone(HsmId([1; 16]), MemberKind::Hsm),

@@ -17,6 +17,7 @@ mod operation;
 pub mod password;
 mod payload;
 mod random;
+pub mod release_proof;
 mod sealing;
 #[expect(unsafe_code, reason = "mapping, locking and wiping pages is system calls")]
 mod secret;

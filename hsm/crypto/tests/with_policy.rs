@@ -74,6 +74,7 @@ fn bench(fips: bool) -> Bench {
         activation: verifier(),
         sealed_activation_password: vec![1],
         sealed_cluster_key: vec![1],
+        releases: hsm_core::ReleaseRule::default(),
         certificates: CeremonyCertificates::default(),
         node: NodeId(1),
         member: MemberRecord::alone(HsmId([1; 16]), MemberKind::Hsm),

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hsm_protocol::ErrorCode;
+use hsm_protocol::trace::{TARGET, Trace};
 use openraft::ServerState;
+use openraft::raft::SnapshotResponse;
 
 use crate::engine::Shared;
 use crate::fault::StorageFault;
@@ -12,18 +14,31 @@ use crate::forwarding::Received as ReceivedPart;
 use crate::limits;
 use crate::network::{Ask, Message, Told};
 use crate::runtime::wait_for_disk;
-use crate::store::snapshot::{Received, SnapshotData};
-use crate::types::{NodeId, Part, Snapshot, decode};
+use crate::store::snapshot::{Chunk, Received, SnapshotData};
+use crate::types::{NodeId, Part, Snapshot, SnapshotMeta, Vote, decode};
+
+/// The leader's line of a call that another member serves.
+fn log_forwarded(from: NodeId, term: u64, traces: &[u64], told: &Told) {
+    let outcome = match told {
+        Told::Proposed => "in the log",
+        Told::NotProposed(_) => "not in the log",
+        _ => "not known",
+    };
+    for &trace in traces.iter().filter(|&&trace| trace != 0).take(limits::ENTRY_COMMANDS) {
+        let trace = Trace(trace);
+        tracing::debug!(target: TARGET, %trace, from = format!("{from:x}"), term, outcome, "forwarded to this leader");
+    }
+}
 
 impl Shared {
     /// Answers one message. May be called on any thread.
-    pub(crate) async fn answer(self: &Arc<Self>, message: &[u8]) -> Result<Vec<u8>, StorageFault> {
+    pub(crate) async fn answer(self: &Arc<Self>, speaker: NodeId, message: &[u8]) -> Result<Vec<u8>, StorageFault> {
         let garbled = |error: postcard::Error| StorageFault::Damaged(format!("a member's message: {error}"));
         let Message { from, to, history, ask } = decode(message).map_err(garbled)?;
-        let foreign = history.zip(*self.link.history.lock()).is_some_and(|(theirs, ours)| theirs != ours);
+        let ours = *self.link.history.lock();
         let told = match () {
-            () if to != self.node => Told::Apart,
-            () if foreign => Told::Foreign,
+            () if to != self.node || from != speaker => Told::Apart,
+            () if history.is_none() || history != ours => Told::Foreign,
             () => self.tell(from, ask).await?,
         };
         postcard::to_stdvec(&told).map_err(garbled)
@@ -31,26 +46,33 @@ impl Shared {
 
     async fn tell(self: &Arc<Self>, from: NodeId, ask: Ask) -> Result<Told, StorageFault> {
         Ok(match ask {
+            _ if self.faults.is_raised() => Told::Apart,
             Ask::Pulse(pulse) => match self.errands.run(self.clone().answer_pulse(from, pulse)).await {
                 Some(told) => Told::Pulse(Box::new(told)),
                 None => Told::Apart,
             },
-            _ if !self.standing.takes_part() || self.faults.is_raised() => Told::Apart,
+            // It has no lease and asks for none, and will get none without that command: it serves nobody on an older state.
+            Ask::Acknowledge { index } if self.rests() => Told::Acknowledged(index),
+            _ if !self.standing.takes_part() => Told::Apart,
+            // A node that was removed, or a stranger, decides nothing here. A newcomer knows nobody yet.
+            _ if !self.may_order(from) => Told::Apart,
             Ask::Append(request) => Told::Append(self.raft.append_entries(request).await),
-            Ask::Vote(request) => Told::Vote(self.raft.vote(request).await),
+            Ask::Vote(request) => Told::Vote(self.vote(request).await),
             Ask::Chunk { vote, meta, chunk } => {
-                match wait_for_disk(|| self.receiver.take(&self.store, &meta, &chunk))? {
-                    Received::Stored => Told::ChunkStored,
-                    Received::OutOfOrder => Told::ChunkRefused,
-                    Received::Whole(progress) => {
-                        let snapshot = Snapshot { meta, snapshot: Box::new(SnapshotData::received(progress)) };
-                        Told::Installed(self.raft.install_full_snapshot(vote, snapshot).await)
-                    }
+                // It ends with the node, and not with whoever carried the message.
+                match self.errands.run(self.clone().take_chunk(vote, meta, chunk)).await {
+                    Some(told) => told?,
+                    None => Told::Apart,
                 }
             }
             // What follows is for members alone.
             _ if !self.is_member(from) => Told::Apart,
             Ask::Propose { term, part } => self.take_part(term, part).await,
+            Ask::ProposeTraced { term, part, traces } => {
+                let told = self.take_part(term, part).await;
+                log_forwarded(from, term, &traces, &told);
+                told
+            }
             Ask::Lease { applied } => {
                 Told::Lease(self.errands.run(self.clone().grant_lease(from, applied)).await.unwrap_or(false))
             }
@@ -73,6 +95,38 @@ impl Shared {
                 Told::Done
             }
         })
+    }
+
+    /// Part of a snapshot; the last one installs it.
+    async fn take_chunk(self: Arc<Self>, vote: Vote, meta: SnapshotMeta, chunk: Chunk) -> Result<Told, StorageFault> {
+        let turn = self.receiver.turn().await;
+        // Only the last chunk comes to openraft. One who led before and does not know it would begin again and again, and
+        // with it the one who leads.
+        let own = self.raft.server_metrics().borrow().vote;
+        if vote < own {
+            return Ok(Told::Installed(Ok(SnapshotResponse::new(own))));
+        }
+        let told = match wait_for_disk(|| self.receiver.take(&self.store, &meta, &chunk))? {
+            Received::Stored => Told::ChunkStored,
+            Received::OutOfOrder => Told::ChunkRefused,
+            Received::Whole(progress) => {
+                let snapshot = Snapshot { meta, snapshot: Box::new(SnapshotData::received(progress)) };
+                Told::Installed(self.raft.install_full_snapshot(vote, snapshot).await)
+            }
+        };
+        drop(turn);
+        Ok(told)
+    }
+
+    /// Whether this node has had no lease since it started, and neither asks for one nor takes one.
+    fn rests(&self) -> bool {
+        !self.standing.takes_part() && self.lease.is_over_for_good()
+    }
+
+    /// Whether entries, votes and state of this node count. A newcomer that has not come as far as its own admission knows
+    /// an old roster or none: it takes them from everybody of its history.
+    pub(crate) fn may_order(&self, from: NodeId) -> bool {
+        !self.lease.is_listed() || self.is_member(from) || self.acquaintances.know(from)
     }
 
     /// Whether a node is in the roster, or still in Raft's membership.

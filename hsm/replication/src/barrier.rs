@@ -2,7 +2,9 @@
 //!
 //! The leader asks every HSM that holds a lease, or may hold one, whether it has applied the command, and gives none a new
 //! lease before. One that stays silent has none any more when [`limits::LEASE_PASSED`] went by since its last ask. Without
-//! a lease an HSM may still go on for the isolation window: the answer names it, and until when.
+//! a lease an HSM may still go on for the isolation window: the answer names it, and until when. The window is the largest
+//! that it may believe in, and an HSM that was removed counts until it has heard of that, or can serve no more: the state
+//! remembers both (`hsm_core::lingering`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -31,6 +33,16 @@ pub struct Unreached {
     pub hsm: Option<HsmId>,
     /// Until when at most it goes on without knowing, in the cluster's time.
     pub until: Stamp,
+}
+
+/// An HSM that may act on its state.
+struct Holder {
+    /// If it is known.
+    hsm: Option<HsmId>,
+    /// What it must have applied.
+    needs: Index,
+    /// Until when at most it can serve.
+    at_most: Stamp,
 }
 
 /// What a barrier came to: everybody knows, but these. `Err`: nobody could say (there is no leader, or it changed).
@@ -72,10 +84,11 @@ impl Shared {
         let leading = self.leading().ok_or(ErrorCode::NotReady)?;
         let deadline = self.clock.read().steady.saturating_add(left);
         let asked = self.raise_fence(leading, index);
-        let members = self.holders(&asked);
+        let members = self.holders(index, &asked);
         let acknowledged: Arc<Mutex<BTreeSet<NodeId>>> = Arc::default();
-        for &node in members.keys() {
-            drop(<Rt as AsyncRuntime>::spawn(self.clone().collect(node, index, deadline, acknowledged.clone())));
+        for (&node, holder) in &members {
+            let task = self.clone().collect(node, holder.needs, deadline, acknowledged.clone());
+            drop(<Rt as AsyncRuntime>::spawn(task));
         }
         // Who has no lease any more, and when the others have none.
         let lapse = |node: NodeId| {
@@ -103,7 +116,7 @@ impl Shared {
     async fn confirm(
         &self,
         leading: Leading,
-        members: &BTreeMap<NodeId, Option<HsmId>>,
+        members: &BTreeMap<NodeId, Holder>,
         silent: Vec<NodeId>,
         lapse: impl Fn(NodeId) -> u64,
         now: u64,
@@ -111,27 +124,46 @@ impl Shared {
         if self.leading() != Some(leading) {
             return Err(ErrorCode::NotReady);
         }
-        let (window, stamp) = (self.isolation_window(), self.stamper.now().0);
+        let stamp = self.stamper.now();
         let unreached = silent.into_iter().filter_map(|node| {
-            let left = lapse(node).saturating_add(window).saturating_sub(now);
-            let hsm = members.get(&node).copied().flatten();
-            (left > 0).then_some(Unreached { node, hsm, until: Stamp(stamp.saturating_add(left)) })
+            let holder = members.get(&node)?;
+            let no_lease = lapse(node).saturating_sub(now);
+            let until = self.alone_until(node, no_lease, stamp).min(holder.at_most);
+            (until > stamp).then_some(Unreached { node, hsm: holder.hsm, until })
         });
         Ok(unreached.collect())
     }
 
-    /// The HSMs of the roster, and those that asked for a lease and have left it since, but this one.
-    fn holders(&self, asked: &BTreeMap<NodeId, u64>) -> BTreeMap<NodeId, Option<HsmId>> {
+    /// Until when an HSM goes on that holds no lease after so many milliseconds and has heard nothing since it last told
+    /// what it has applied.
+    fn alone_until(&self, node: NodeId, no_lease: u64, now: Stamp) -> Stamp {
+        let applied = self.grants.applied(node);
+        let ends = |milliseconds: u64| Stamp(now.0.saturating_add(no_lease).saturating_add(milliseconds));
+        let believed = self.state.read().lingering().windows.into_iter().filter(|past| past.lowered_at > applied);
+        let believed = believed.map(|past| ends(u64::from(past.seconds) * 1000).min(past.until));
+        believed.fold(ends(self.isolation_window()), Stamp::max)
+    }
+
+    /// The HSMs of the roster, those that asked for a lease and have left it since, and those that were removed and may not
+    /// know it; but this one.
+    fn holders(&self, index: Index, asked: &BTreeMap<NodeId, u64>) -> BTreeMap<NodeId, Holder> {
+        let now = self.stamper.now();
         let state = self.state.read();
         let listed = state.members().iter().filter(|(_, member)| member.kind == MemberKind::Hsm);
+        let departed = state.lingering().members.into_iter().filter(|departed| departed.until > now);
         let witness = |node: &NodeId| {
             let member = state.members().get(&hsm_core::NodeId(*node));
             member.is_some_and(|member| member.kind == MemberKind::Witness)
         };
         let known = asked.keys().copied().chain(self.addresses.nodes(&state)).filter(|node| !witness(node));
-        let mut holders: BTreeMap<NodeId, Option<HsmId>> = known.map(|node| (node, None)).collect();
-        holders.extend(listed.map(|(node, member)| (node.0, Some(member.hsm))));
-        holders.remove(&self.node);
+        let holder = |hsm: Option<HsmId>| Holder { hsm, needs: index, at_most: Stamp(u64::MAX) };
+        let mut holders: BTreeMap<NodeId, Holder> = known.map(|node| (node, holder(None))).collect();
+        holders.extend(departed.map(|departed| {
+            let needs = index.min(departed.removed_at);
+            (departed.node.0, Holder { hsm: Some(departed.hsm), needs, at_most: departed.until })
+        }));
+        holders.extend(listed.map(|(node, member)| (node.0, holder(Some(member.hsm)))));
+        holders.retain(|node, holder| *node != self.node && self.grants.applied(*node) < holder.needs);
         holders
     }
 
@@ -147,6 +179,7 @@ impl Shared {
         while self.clock.read().steady < deadline && Arc::strong_count(&acknowledged) > 1 {
             match self.link.ask(node, &address, &Ask::Acknowledge { index }, limits::PULSE).await {
                 Ok(Told::Acknowledged(applied)) if applied >= index => {
+                    self.grants.note_applied(node, applied);
                     acknowledged.lock().insert(node);
                     return;
                 }

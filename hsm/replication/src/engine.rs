@@ -9,6 +9,7 @@ use hsm_core::Action;
 use hsm_core::command::{Form, Origin};
 use hsm_crypto::StorageKey;
 use hsm_protocol::ErrorCode;
+use hsm_protocol::trace::Trace;
 use openraft::error::{Fatal as RaftFatal, InitializeError, RaftError};
 use openraft::{AsyncRuntime, Config, ServerState, SnapshotPolicy};
 use parking_lot::Mutex;
@@ -21,12 +22,13 @@ use crate::leases::{self, Grants, Lease, Rounds};
 use crate::limits;
 use crate::machine::{Applied, Machine};
 use crate::memory::{Memory, Remembered};
-use crate::network::{Link, Peers, history_of};
+use crate::network::{History, Link, Peers, history_of};
 use crate::outcome::Outcome;
 use crate::proposals::Proposals;
 use crate::proposer::{Compass, Proposer};
 use crate::pulse::{self, Vitals};
-use crate::roster::Addresses;
+use crate::recovery::Recovery;
+use crate::roster::{Acquaintances, Addresses};
 use crate::runtime::{Rt, wait_for_disk};
 use crate::settings::Settings;
 use crate::stamp::Stamper;
@@ -55,6 +57,7 @@ pub(crate) struct Shared {
     pub(crate) link: Link,
     pub(crate) addresses: Addresses,
     pub(crate) vitals: Arc<Vitals>,
+    pub(crate) acquaintances: Acquaintances,
     pub(crate) standing: Standings,
     pub(crate) memory: Memory,
     /// How often in a row whoever leads said that this node is no member.
@@ -106,9 +109,14 @@ impl Engine {
     }
 
     /// Takes part in another node's history, from nothing or from what an earlier attempt got.
-    pub(crate) async fn join(settings: Settings, key: StorageKey, node: NodeId) -> Result<Self, OpenFault> {
+    pub(crate) async fn join(
+        settings: Settings,
+        key: StorageKey,
+        node: NodeId,
+        history: History,
+    ) -> Result<Self, OpenFault> {
         let name = settings.disk.name();
-        let (engine, joins) = Self::start(settings, key, Beginning::Joins(node)).await?;
+        let (engine, joins) = Self::start(settings, key, Beginning::Joins(node, history)).await?;
         let found = engine.shared.node;
         let refusal = match (joins, found == node) {
             (false, _) => Some(OpenFault::AlreadyFormed(name)),
@@ -144,6 +152,13 @@ impl Engine {
             engine.stop().await;
         }
         went_on.map(|()| engine)
+    }
+
+    /// Begins a new history with the store of a survivor, and goes on with it.
+    pub(crate) async fn recover(settings: Settings, key: StorageKey, recovery: Recovery) -> Result<Self, OpenFault> {
+        let faults = Arc::new(Faults::new(settings.on_fault.clone()));
+        wait_for_disk(|| recovery.rewrite(&settings, &key, &faults))?;
+        Self::open(settings, key).await
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -186,17 +201,18 @@ impl Engine {
     async fn start(settings: Settings, key: StorageKey, beginning: Beginning) -> Result<(Self, bool), OpenFault> {
         let faults = Arc::new(Faults::new(settings.on_fault.clone()));
         let opened = wait_for_disk(|| opening::open(&settings.disk, &key, settings.cache_bytes, &faults, beginning))?;
-        let Opened { store, node, hsm, progress, log, vote, stamped, joins, new, memories } = opened;
+        let Opened { store, node, hsm, progress, log, vote, stamped, joins, joined, new, memories } = opened;
+        check_version(&store, hsm.version(), settings.newest_state)?;
         let clock = settings.clock.clone();
         let stamper =
             if joins { Stamper::following(clock, stamped, progress.stamp) } else { Stamper::new(clock, stamped) };
         let stamper = Arc::new(stamper);
         let born = vote.map_or(0, |vote| vote.leader_id.term);
-        let at_start = Remembered::new(&vote.unwrap_or_default(), log.last.max(log.purged));
+        let at_start = Remembered::on_disk(&store.durable());
         let boot = settings.randomness.number();
         let proposals = Arc::new(Proposals::new(node, boot, settings.propose_deadline, born));
         let applied = Arc::new(Applied::new(&progress));
-        let history = Arc::new(Mutex::new(history_of(&hsm)));
+        let history = Arc::new(Mutex::new(history_of(&hsm, node).or(joined)));
         let lease = Arc::new(Lease::new(hsm.members().contains_key(&hsm_core::NodeId(node))));
         let state = Arc::new(State::new(hsm));
         let log = LogStore::new(store.clone(), node, log, vote, proposals.clone(), stamper.clone());
@@ -212,14 +228,13 @@ impl Engine {
             history: history.clone(),
             node,
             lease: lease.clone(),
+            newest_state: settings.newest_state,
         };
         let link = Link { network: settings.network.clone(), node, history };
-        let raft = Raft::new(node, configuration(settings.witness)?, Peers { link: link.clone() }, log, machine).await;
-        let raft = raft.map_err(|fatal| engine_fault(&fatal))?;
-        // The metrics tell nothing true before it runs.
-        raft.with_raft_state(|_| ()).await.map_err(|fatal| engine_fault(&fatal))?;
+        let raft = start_raft(&link, settings.witness, log, machine).await?;
         let addresses = Addresses { state: state.clone(), metrics: raft.metrics() };
         let (errands, waiting) = errands();
+        let standing = if new { Standing::Joining } else { Standing::Checking };
         let shared = Arc::new(Shared {
             node,
             state,
@@ -232,10 +247,8 @@ impl Engine {
             link,
             addresses,
             vitals: Arc::default(),
-            standing: Standings::new(
-                if new { Standing::Joining } else { Standing::Checking },
-                settings.on_standing.clone(),
-            ),
+            acquaintances: Acquaintances::default(),
+            standing: Standings::new(standing, settings.on_standing.clone()),
             memory: Memory::new(memories, at_start),
             unlisted: AtomicU32::new(0),
             leadership: Leadership::default(),
@@ -295,7 +308,7 @@ impl Engine {
         };
         let origin = Origin { session: None, sequence: 0, lowest_unanswered: 0 };
         form.node = hsm_core::NodeId(*node);
-        proposals.propose(origin, Action::Form(form), Box::new(done));
+        proposals.propose(Trace::default(), origin, Action::Form(form), Box::new(done));
         match receiver.await {
             Ok(Outcome::Done { result: Ok(_), .. }) => Ok(()),
             Ok(outcome) => {
@@ -400,6 +413,23 @@ async fn watch(raft: Raft, proposals: Arc<Proposals>, faults: Arc<Faults>) {
     }
     let code = if faults.is_raised() { ErrorCode::Broken } else { ErrorCode::NotReady };
     proposals.fail_all(code);
+}
+
+/// Whether this program knows the version of commands that the state was made with.
+fn check_version(store: &Store, found: u32, known: u32) -> Result<(), OpenFault> {
+    if found > known {
+        store.close();
+        return Err(OpenFault::NewerState { found, known });
+    }
+    Ok(())
+}
+
+async fn start_raft(link: &Link, witness: bool, log: LogStore, machine: Machine) -> Result<Raft, OpenFault> {
+    let raft = Raft::new(link.node, configuration(witness)?, Peers { link: link.clone() }, log, machine).await;
+    let raft = raft.map_err(|fatal| engine_fault(&fatal))?;
+    // The metrics tell nothing true before it runs.
+    raft.with_raft_state(|_| ()).await.map_err(|fatal| engine_fault(&fatal))?;
+    Ok(raft)
 }
 
 fn engine_fault(fatal: &RaftFatal<NodeId>) -> OpenFault {

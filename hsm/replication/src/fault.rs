@@ -59,6 +59,16 @@ pub enum OpenFault {
         /// Newest format that this version reads.
         known: u32,
     },
+    /// The state uses a later version of commands than this program knows.
+    #[error(
+        "the cluster uses version {found} of commands, this program knows {known} at most: use a newer kagimori-hsm"
+    )]
+    NewerState {
+        /// Version in use.
+        found: u32,
+        /// Newest version that this program knows.
+        known: u32,
+    },
     /// The rows of the store do not open under this key although the store itself is whole.
     #[error("the store was sealed under another cluster master key: give the master key that belongs to it")]
     OtherKey,
@@ -82,6 +92,9 @@ pub enum OpenFault {
     /// The Raft engine did not come up.
     #[error("replication did not start: {0}")]
     Engine(String),
+    /// A survivor's store was not made the beginning of a new history. Nothing was changed.
+    #[error("the cluster could not be recovered from this store: {0}")]
+    Recovery(String),
     /// The first command of a new history was refused or failed.
     #[error("the cluster could not be formed: {0}")]
     Form(String),
@@ -105,6 +118,17 @@ pub enum Fault {
          join again"
     )]
     Diverged,
+    /// The cluster uses a later version of commands than this program knows.
+    #[error(
+        "the cluster uses version {found} of commands, and this program knows {known} at most: update kagimori-hsm here, \
+         then start it again"
+    )]
+    NewerCommand {
+        /// The version that is used.
+        found: u32,
+        /// The newest that this program knows.
+        known: u32,
+    },
     /// The Raft engine ended by itself.
     #[error("replication ended: {0}")]
     Engine(String),

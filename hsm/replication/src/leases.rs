@@ -60,7 +60,8 @@ impl Lease {
         self.listed.store(listed, Ordering::SeqCst);
     }
 
-    fn is_listed(&self) -> bool {
+    /// Whether it has.
+    pub(crate) fn is_listed(&self) -> bool {
         self.listed.load(Ordering::SeqCst)
     }
 
@@ -86,14 +87,28 @@ impl Lease {
         self.until.store(NEVER, Ordering::SeqCst);
     }
 
+    /// There was none since the start, or it was ended.
+    pub(crate) fn is_over_for_good(&self) -> bool {
+        self.until() == NEVER
+    }
+
     pub(crate) fn until(&self) -> u64 {
         self.until.load(Ordering::SeqCst)
+    }
+
+    /// What is left of it, in milliseconds; `None` when it never ends.
+    pub(crate) fn left(&self, now: u64) -> Option<u64> {
+        Some(self.until()).filter(|&until| until != ALWAYS).map(|until| until.saturating_sub(now))
     }
 }
 
 /// What the leader knows of the others' leases.
 #[derive(Default)]
-pub(crate) struct Grants(Mutex<Granting>);
+pub(crate) struct Grants {
+    granting: Mutex<Granting>,
+    /// What each is known to have applied. One that was started again has maybe less, and no lease until it has as much.
+    applied: Mutex<BTreeMap<NodeId, Index>>,
+}
 
 #[derive(Default)]
 pub(crate) struct Granting {
@@ -106,6 +121,22 @@ pub(crate) struct Granting {
 }
 
 impl Grants {
+    /// What this HSM is known to have applied, 0 if it never said.
+    pub(crate) fn applied(&self, node: NodeId) -> Index {
+        self.applied.lock().get(&node).copied().unwrap_or_default()
+    }
+
+    /// It says that it has applied this.
+    pub(crate) fn note_applied(&self, node: NodeId, index: Index) {
+        let mut applied = self.applied.lock();
+        if applied.len() >= limits::MEMORIES && !applied.contains_key(&node) {
+            // Whoever is still there says it again.
+            applied.clear();
+        }
+        let known = applied.entry(node).or_default();
+        *known = index.max(*known);
+    }
+
     /// Begins anew with another time of leading: an HSM must then have all that was applied when it began, which is all
     /// that any barrier before waited for; and whoever was a member then may hold a lease of the leader before, also when
     /// it is removed a moment later.
@@ -117,13 +148,13 @@ impl Grants {
         leading: Leading,
         look: impl FnOnce() -> (Index, BTreeSet<NodeId>),
     ) -> parking_lot::MutexGuard<'_, Granting> {
-        let granting = self.0.lock();
+        let granting = self.granting.lock();
         if granting.term == leading.term {
             return granting;
         }
         drop(granting);
         let (applied, members) = look();
-        let mut granting = self.0.lock();
+        let mut granting = self.granting.lock();
         if granting.term != leading.term {
             let asked = members.into_iter().map(|node| (node, leading.since)).collect();
             *granting = Granting { term: leading.term, fence: applied, asked };
@@ -218,6 +249,10 @@ impl Shared {
     }
 
     async fn ask_lease(self: Arc<Self>) {
+        if !self.standing.takes_part() {
+            // Nothing may be on its way to one that says that it serves nobody.
+            return;
+        }
         let sent = self.clock.read().steady;
         let leader = self.raft.metrics().borrow().current_leader;
         let granted = match leader {
@@ -231,6 +266,10 @@ impl Shared {
         };
         if granted && self.standing.takes_part() {
             self.lease.granted(sent);
+            if !self.standing.takes_part() {
+                // It was put aside meanwhile.
+                self.lease.end();
+            }
         }
     }
 
@@ -241,13 +280,15 @@ impl Shared {
             return false;
         };
         {
+            let lowering = self.state.read().lingering().last_lowering();
             let mut granting = self.granting(leading);
-            if applied < granting.fence {
+            if applied < granting.fence.max(lowering) {
                 return false;
             }
             // From here on a barrier must count on it.
             granting.asked.insert(from, received);
         }
+        self.grants.note_applied(from, applied);
         self.rounds.confirmed().await && self.leading().is_some_and(|now| now.term == leading.term)
     }
 

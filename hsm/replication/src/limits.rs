@@ -115,6 +115,10 @@ pub const HAND_OVER: Duration = Duration::from_secs(3);
 /// Time between two attempts of that HSM to be elected.
 pub const ELECTION_PAUSE: Duration = Duration::from_millis(300);
 
+/// How often a voter stands in the place of one with a shorter log: the first attempt may only tell it the term that it
+/// must exceed, and the second wins unless a message is lost.
+pub const STANDING_TRIES: u32 = 4;
+
 /// Time for one chunk of a snapshot to be sent and stored, and for the last one to be installed.
 pub const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
 

@@ -49,6 +49,8 @@ pub(crate) struct Machine {
     pub(crate) history: Arc<Mutex<Option<History>>>,
     pub(crate) node: NodeId,
     pub(crate) lease: Arc<Lease>,
+    /// The newest version of commands that this program knows.
+    pub(crate) newest_state: u32,
 }
 
 /// The last applied command, to be waited for, and the hashes of those shortly before.
@@ -62,16 +64,28 @@ struct Recent {
     hash: [u8; 48],
     /// After each of the last entries, oldest first.
     before: VecDeque<(Index, [u8; 48])>,
+    /// The last change of the roster that is known; at most the state that was found at the start.
+    roster: Index,
 }
 
 impl Applied {
     pub(crate) fn new(progress: &Progress) -> Self {
-        let recent = Recent { index: progress.index, hash: progress.hash.into_array(), before: VecDeque::new() };
+        let (index, hash) = (progress.index, progress.hash.into_array());
+        let recent = Recent { index, hash, before: VecDeque::new(), roster: index };
         Self { state: Mutex::new(recent), changed: Condvar::new() }
     }
 
     pub(crate) fn now(&self) -> Index {
         self.state.lock().index
+    }
+
+    /// The last change of the roster, or a later command.
+    pub(crate) fn roster(&self) -> Index {
+        self.state.lock().roster
+    }
+
+    fn note_roster(&self, index: Index) {
+        self.state.lock().roster = index;
     }
 
     /// Index and chain hash of the same moment.
@@ -176,7 +190,9 @@ impl Machine {
 
     /// Remembers which history this is, as soon as there is one. A recovery begins another one, with another roster.
     fn learn_history(&self) {
-        *self.history.lock() = history_of(&self.state.read());
+        if let Some(history) = history_of(&self.state.read(), self.node) {
+            *self.history.lock() = Some(history);
+        }
         self.look_for_self();
     }
 
@@ -187,9 +203,14 @@ impl Machine {
         encoded: &EncodedCommand,
         changes: &mut Changes,
     ) -> Result<(Index, Result<Response, Refusal>), Fault> {
+        let (found, known) = (Versioned::version_of(&encoded.0), self.newest_state);
+        if let Some(found) = found.filter(|&found| found > known) {
+            // The others do not send it to whom they know to be older; to guess would be worse than to stop.
+            return Err(Fault::NewerCommand { found, known });
+        }
         let decoded =
             encoded.decode().map_err(|error| Fault::Invariant(format!("a command does not decode: {error}")))?;
-        let Versioned::V1(command) = decoded;
+        let (_, command) = decoded.into_parts();
         let command = Command { stamp: batch.stamp, ..command };
         let index = Index(self.progress.index.0 + 1);
         let state = &self.state;
@@ -201,6 +222,10 @@ impl Machine {
         let judged = catch_unwind(AssertUnwindSafe(judge)).map_err(|panic| Fault::Invariant(panic_text(&*panic)))?;
         self.progress.index = index;
         self.progress.hash = ByteArray::new(chain(&self.progress.hash, index, log_id.leader_id.term, batch, encoded));
+        #[cfg(hsm_sim)]
+        if self.effects.falters(index) {
+            self.progress.hash[0] ^= 1;
+        }
         let rows = judged.changes.into_iter().map(|change| (state_key(&change.row), change.value));
         changes.rows.extend(rows);
         let mut answer = None;
@@ -219,6 +244,7 @@ impl Machine {
                 other => {
                     if matches!(other, Effect::RosterChanged) {
                         self.learn_history();
+                        self.applied.note_roster(index);
                     }
                     self.effects.carry_out(index, other);
                 }
@@ -231,10 +257,16 @@ impl Machine {
     fn install(&mut self, progress: Progress) -> Result<(), StorageFault> {
         let hsm = wait_for_disk(|| self.store.install(&progress))
             .map_err(|fault| StorageFault::Damaged(fault.to_string()))?;
+        if hsm.version() > self.newest_state {
+            let (found, known) = (hsm.version(), self.newest_state);
+            self.faults.raise(Fault::NewerCommand { found, known });
+            return Err(StorageFault::Stopped);
+        }
         *self.state.write() = hsm;
         self.progress = progress;
         self.stamper.observe(self.progress.stamp);
         self.learn_history();
+        self.applied.note_roster(self.progress.index);
         self.applied.set(&self.progress);
         self.proposals.skipped();
         Ok(())
@@ -314,6 +346,6 @@ impl RaftSnapshotBuilder<Types> for SnapshotMarker {
     async fn build_snapshot(&mut self) -> Result<Snapshot, RaftStorageError> {
         let work = Work { durable: true, ..Work::default() };
         wait_for_disk(|| self.store.commit(&work)).map_err(|fault| StorageIOError::write_snapshot(None, &fault))?;
-        Ok(Snapshot { meta: meta_of(&self.store.durable()), snapshot: Box::new(SnapshotData::mark()) })
+        Ok(Snapshot { meta: meta_of(&self.store.durable().progress), snapshot: Box::new(SnapshotData::mark()) })
     }
 }

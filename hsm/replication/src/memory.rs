@@ -18,7 +18,7 @@ use crate::leases::milliseconds;
 use crate::limits;
 use crate::runtime::{Rt, wait_for_disk};
 use crate::standing::Standing;
-use crate::store::Work;
+use crate::store::{Reached, Work};
 use crate::types::{Lead, LogId, NodeId, Vote};
 
 /// How far a member's disk was once.
@@ -26,13 +26,19 @@ use crate::types::{Lead, LogId, NodeId, Vote};
 pub(crate) struct Remembered {
     /// For whom it voted last, and in which term.
     vote: Lead,
-    /// The end of its log. With the same vote a log only grows; with a later one it may be cut.
+    /// The end of its log, if that is an entry of this very lead: such entries are only added until there is a later vote.
+    /// Entries of leads before may still be cut, and count for nothing without one of this lead behind them.
     last: Option<LogId>,
 }
 
 impl Remembered {
     pub(crate) fn new(vote: &Vote, last: Option<LogId>) -> Self {
-        Self { vote: vote.leader_id, last }
+        Self { vote: vote.leader_id, last: last.filter(|last| last.leader_id == vote.leader_id) }
+    }
+
+    /// What the disk has for certain.
+    pub(crate) fn on_disk(reached: &Reached) -> Self {
+        Self::new(&reached.vote.unwrap_or_default(), reached.log.end())
     }
 }
 
@@ -155,12 +161,15 @@ impl Shared {
     }
 
     fn is_satisfied(&self, by_others: bool) -> bool {
+        // Who votes now must know, also where they are others than in this node's log.
+        let configs = self.acquaintances.voters().unwrap_or_else(|| {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow();
+            metrics.membership_config.membership().get_joint_config().clone()
+        });
         let kept = self.memory.state.lock();
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
-        let configs = metrics.membership_config.membership().get_joint_config();
-        if configs.is_empty() {
-            // It has not even learnt who votes; whoever leads knows whether it ever had more.
+        if configs.is_empty() || !self.lease.is_listed() {
+            // It has not learnt who votes, or only who did before it came; whoever leads knows whether it ever had more.
             return kept.leader_satisfied;
         }
         configs.iter().all(|voters| {
@@ -180,5 +189,24 @@ impl Shared {
         self.raft.runtime_config().elect(false);
         self.lease.end();
         self.proposals.fail_all(hsm_protocol::ErrorCode::NotReady);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(term: u64, last: Option<(u64, u64)>) -> Remembered {
+        let last = last.map(|(term, index)| LogId::new(Lead::new(term, 1), index));
+        Remembered::new(&Vote::new(term, 1), last)
+    }
+
+    #[test]
+    fn entries_that_a_new_lead_may_cut_are_not_remembered() {
+        // It voted anew, told the end of its log, and then what the new leader lacks was cut.
+        assert!(at(5, Some((3, 100))) <= at(5, Some((2, 89))));
+        assert!(at(5, Some((2, 89))) < at(5, Some((5, 90))));
+        assert!(at(5, Some((5, 91))) > at(5, Some((5, 90))));
+        assert!(at(6, Some((5, 91))) > at(5, Some((5, 91))), "a later vote was not forgotten");
     }
 }

@@ -8,8 +8,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hsm_core::{Hsm, Index};
+use hsm_core::{ClusterId, Hsm, Incarnation, Index};
 use hsm_protocol::ErrorCode;
+use hsm_protocol::trace::Trace;
 use openraft::error::{Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
@@ -23,6 +24,7 @@ use crate::pulse::{Pulse, PulseTold};
 use crate::runtime::Rt;
 use crate::store::snapshot::Chunk;
 use crate::types::{Member, NodeId, Part, Snapshot, SnapshotMeta, Types, Vote, decode};
+use crate::versions;
 
 /// An answer under way.
 pub type Answer = Pin<Box<dyn Future<Output = Result<Vec<u8>, PeerFault>> + Send>>;
@@ -49,6 +51,14 @@ pub trait Network: Send + Sync {
     /// Sends `message` to `member` at `address`. An implementation that fails waits out `at_most` first: a caller that
     /// is refused at once would ask again at once.
     fn call(&self, member: u64, address: &str, message: Vec<u8>, at_most: Duration) -> Answer;
+
+    /// The newest version of messages that this member and this program both speak, as the last connection to it told;
+    /// [`crate::versions::OLDEST`] as long as there was none. An implementation whose members are all of this program
+    /// need not say.
+    fn version(&self, member: u64) -> u32 {
+        let _all_alike = member;
+        crate::versions::NEWEST
+    }
 }
 
 /// The network of a sole HSM: nobody is there.
@@ -65,15 +75,19 @@ impl Network for NoPeers {
 
 /// Which history of which cluster: a message from another one is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct History {
-    cluster: [u8; 16],
-    incarnation: [u8; 16],
+pub struct History {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The history.
+    pub incarnation: Incarnation,
 }
 
-/// The history that a state belongs to; `None` before there is a cluster.
-pub(crate) fn history_of(state: &Hsm) -> Option<History> {
-    let cluster = state.cluster()?;
-    Some(History { cluster: cluster.cluster.0, incarnation: cluster.incarnation.0 })
+/// The history that a state belongs to; `None` before there is a cluster, and as long as the state does not name this node:
+/// then it is older than this node's admission, and a newcomer that goes through the log would take a history that was over
+/// by then for its own.
+pub(crate) fn history_of(state: &Hsm, node: NodeId) -> Option<History> {
+    let cluster = state.cluster().filter(|_| state.members().contains_key(&hsm_core::NodeId(node)))?;
+    Some(History { cluster: cluster.cluster, incarnation: cluster.incarnation })
 }
 
 /// What one member sends to another.
@@ -84,7 +98,7 @@ pub(crate) struct Message {
     /// The node that is meant. A machine whose disk was replaced answers at the same address as another node, and must
     /// neither vote nor store anything in the name of the one that it was.
     pub(crate) to: NodeId,
-    /// `None` from a newcomer that has no state yet.
+    /// `None` from nobody who belongs to a cluster.
     pub(crate) history: Option<History>,
     pub(crate) ask: Ask,
 }
@@ -133,6 +147,13 @@ pub(crate) enum Ask {
     ReadIndex,
     /// From a witness that leads: stand for election.
     Elect,
+    /// As `Propose`, and by which numbers the callers of these commands know them. Since [`versions::TRACES`].
+    ProposeTraced {
+        term: u64,
+        part: Part,
+        /// One for each command; 0 = none.
+        traces: Vec<u64>,
+    },
 }
 
 /// What it answers.
@@ -166,8 +187,7 @@ pub(crate) enum Told {
     Apart,
 }
 
-/// The node that a message says it comes from; `None` when it is no message. Whoever carries it compares this with the
-/// member that the connection belongs to: the node itself believes it.
+/// The node that a message says it comes from; `None` when it is no message.
 pub fn sender(message: &[u8]) -> Option<u64> {
     postcard::take_from_bytes(message).ok().map(|(from, _)| from)
 }
@@ -178,11 +198,19 @@ pub(crate) struct Link {
     pub(crate) network: Arc<dyn Network>,
     /// This node.
     pub(crate) node: NodeId,
-    /// Empty until this node has state.
+    /// That of the state; of a newcomer that of its admission. Empty before a cluster is formed.
     pub(crate) history: Arc<Mutex<Option<History>>>,
 }
 
 impl Link {
+    /// What a member that forwards commands says, in the newest version that the leader speaks.
+    pub(crate) fn propose(&self, leader: NodeId, term: u64, part: Part, traces: &[Trace]) -> Ask {
+        if self.network.version(leader) < versions::TRACES {
+            return Ask::Propose { term, part };
+        }
+        Ask::ProposeTraced { term, part, traces: traces.iter().map(|trace| trace.0).collect() }
+    }
+
     pub(crate) async fn ask(
         &self,
         member: NodeId,

@@ -10,6 +10,7 @@ use hsm_core::command::{Form, Origin, SealedPayload};
 use hsm_core::{Action, Index, ObjectHandle, Stamp};
 use hsm_crypto::StorageKey;
 use hsm_protocol::ErrorCode;
+use hsm_protocol::trace::Trace;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -17,7 +18,9 @@ use crate::barrier::Barrier;
 use crate::engine::{Engine, Shared};
 use crate::fault::{OpenFault, StorageFault};
 use crate::leases::Serving;
+use crate::network::History;
 use crate::outcome::Outcome;
+use crate::recovery::Recovery;
 use crate::settings::Settings;
 use crate::state::Reading;
 use crate::status::Status;
@@ -62,14 +65,14 @@ impl Node {
     }
 
     /// Makes an empty store part of an existing cluster, under a node id that its roster names, or goes on with such an
-    /// attempt. Returns before there is any state: the node answers other members, gets the state from whoever leads, and
-    /// takes commands as soon as it has it ([`Status::ready`]). Blocks.
+    /// attempt. Returns before there is any state: the node answers members of that history and nobody else, gets the
+    /// state from whoever leads, and takes commands as soon as it has it ([`Status::ready`]). Blocks.
     ///
     /// # Errors
     /// [`OpenFault::AlreadyFormed`] when the store was formed, [`OpenFault::OtherNode`] when it joined under another id;
     /// else what [`Node::open`] says.
-    pub fn join(settings: Settings, key: StorageKey, node: u64) -> Result<Self, OpenFault> {
-        Self::on_own_thread(move || Engine::join(settings, key, node))
+    pub fn join(settings: Settings, key: StorageKey, node: u64, history: History) -> Result<Self, OpenFault> {
+        Self::on_own_thread(move || Engine::join(settings, key, node, history))
     }
 
     /// Opens an existing store, verifies and loads it, and replays the log. A sole HSM takes commands when this returns;
@@ -80,6 +83,28 @@ impl Node {
     /// Whatever is wrong with the store; nothing is repaired.
     pub fn open(settings: Settings, key: StorageKey) -> Result<Self, OpenFault> {
         Self::on_own_thread(move || Engine::open(settings, key))
+    }
+
+    /// Makes the store of a member that has stopped the beginning of a new history, whose only voter and only member it is,
+    /// under a new node id, and goes on with that. Everything in its log counts, whether the others had it or not. One
+    /// commit: after a crash the store is the old member's or the new one's. Blocks.
+    ///
+    /// # Errors
+    /// [`OpenFault::Recovery`] when the state refuses, and nothing was changed; else what [`Node::open`] says.
+    pub fn recover(settings: Settings, key: StorageKey, recovery: Recovery) -> Result<Self, OpenFault> {
+        Self::on_own_thread(move || Engine::recover(settings, key, recovery))
+    }
+
+    /// [`Node::recover`] on the runtime that the caller runs in: for simulation.
+    ///
+    /// # Errors
+    /// As [`Node::recover`].
+    pub fn recover_here(
+        settings: Settings,
+        key: StorageKey,
+        recovery: Recovery,
+    ) -> Later<'static, Result<Self, OpenFault>> {
+        Box::pin(async move { Ok(Self::around(Engine::recover(settings, key, recovery).await?)) })
     }
 
     /// [`Node::form`] on the runtime that the caller runs in: for simulation.
@@ -94,8 +119,13 @@ impl Node {
     ///
     /// # Errors
     /// As [`Node::join`].
-    pub fn join_here(settings: Settings, key: StorageKey, node: u64) -> Later<'static, Result<Self, OpenFault>> {
-        Box::pin(async move { Ok(Self::around(Engine::join(settings, key, node).await?)) })
+    pub fn join_here(
+        settings: Settings,
+        key: StorageKey,
+        node: u64,
+        history: History,
+    ) -> Later<'static, Result<Self, OpenFault>> {
+        Box::pin(async move { Ok(Self::around(Engine::join(settings, key, node, history).await?)) })
     }
 
     /// [`Node::open`] on the runtime that the caller runs in: for simulation.
@@ -110,7 +140,12 @@ impl Node {
     /// [`Outcome::Unavailable`] when the command is not taken, else on a thread of this crate when its entry is durable
     /// and applied, or with [`Outcome::Unknown`] at the deadline of the settings.
     pub fn propose(&self, origin: Origin, action: Action, done: crate::outcome::Done) {
-        self.shared().proposals.propose(origin, action, done);
+        self.propose_traced(Trace::default(), origin, action, done);
+    }
+
+    /// [`Node::propose`] for a call that its caller's log knows by a number: whoever leads logs it by the same.
+    pub fn propose_traced(&self, trace: Trace, origin: Origin, action: Action, done: crate::outcome::Done) {
+        self.shared().proposals.propose(trace, origin, action, done);
     }
 
     /// [`Node::propose`] for callers that may block. Returns [`Outcome::Unknown`] after `deadline`, while the command may
@@ -225,12 +260,19 @@ impl Node {
         Box::pin(self.engine.stop())
     }
 
-    /// Answers a message that another member's `Network` carried here.
+    /// Answers a message that another member's `Network` carried here. `from` is the node that the connection belongs to,
+    /// as its certificate proves: what speaks for another one is not answered.
     ///
     /// # Errors
     /// A message that is none, or a store that failed: drop the connection.
-    pub fn answer<'node>(&'node self, message: &'node [u8]) -> Later<'node, Result<Vec<u8>, StorageFault>> {
-        Box::pin(self.shared().answer(message))
+    pub fn answer<'node>(&'node self, from: u64, message: &'node [u8]) -> Later<'node, Result<Vec<u8>, StorageFault>> {
+        Box::pin(self.shared().answer(from, message))
+    }
+
+    /// The certificate of a node that this HSM's own roster lacks, as a member said whose state is newer: such a node may
+    /// lead, and only from it can this HSM learn the rest. `None` when nobody said so.
+    pub fn introduced(&self, node: u64) -> Option<Vec<u8>> {
+        self.shared().acquaintances.certificate(node)
     }
 
     fn shared(&self) -> &Arc<Shared> {

@@ -51,6 +51,13 @@ pub trait EffectSink: Send + Sync {
 
     /// One effect of the command at `index`.
     fn carry_out(&self, index: Index, effect: Effect);
+
+    /// Whether this machine's memory fails while it applies this command, so that it comes to another state.
+    #[cfg(hsm_sim)]
+    fn falters(&self, index: Index) -> bool {
+        let _ = index;
+        false
+    }
 }
 
 /// Drops every effect: for tools and tests that have no clients.

@@ -18,6 +18,7 @@ use std::time::Duration;
 use hsm_core::command::{Origin, Versioned};
 use hsm_core::{Action, Command, Stamp};
 use hsm_protocol::ErrorCode;
+use hsm_protocol::trace::Trace;
 use openraft::{AsyncRuntime, EntryPayload};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -56,6 +57,7 @@ struct Queue {
 
 struct Queued {
     command: Command,
+    trace: Trace,
     bytes: usize,
     expires: Instant,
     done: Done,
@@ -64,6 +66,8 @@ struct Queued {
 /// Commands that go together, and who waits for them.
 struct Parcel {
     commands: Arc<[EncodedCommand]>,
+    /// By which their callers know them, in the same order.
+    traces: Arc<[Trace]>,
     expires: Instant,
     callers: Vec<Done>,
 }
@@ -186,21 +190,21 @@ impl Proposals {
         part.proposer == self.node && part.boot == self.boot
     }
 
-    pub(crate) fn propose(&self, origin: Origin, action: Action, done: Done) {
+    pub(crate) fn propose(&self, trace: Trace, origin: Origin, action: Action, done: Done) {
         let command = Command { stamp: Stamp(u64::MAX), origin, action };
-        match self.enqueue(command, done) {
+        match self.enqueue(trace, command, done) {
             Ok(()) => self.wake.notify_one(),
             Err((code, done)) => done(Outcome::Unavailable(code)),
         }
     }
 
-    fn enqueue(&self, command: Command, done: Done) -> Result<(), (ErrorCode, Done)> {
-        let command = Versioned::V1(command);
+    fn enqueue(&self, trace: Trace, command: Command, done: Done) -> Result<(), (ErrorCode, Done)> {
+        let command = Versioned::new(command);
         // Longest stamp, so that the real one never makes it longer.
         let Ok(bytes) = postcard::experimental::serialized_size(&command) else {
             return Err((ErrorCode::TooLarge, done));
         };
-        let Versioned::V1(command) = command;
+        let (_, command) = command.into_parts();
         if bytes > limits::ENTRY_BYTES {
             return Err((ErrorCode::TooLarge, done));
         }
@@ -213,7 +217,7 @@ impl Proposals {
             return Err((ErrorCode::Busy, done));
         }
         queue.bytes += bytes;
-        queue.commands.push_back(Queued { command, bytes, expires, done });
+        queue.commands.push_back(Queued { command, trace, bytes, expires, done });
         Ok(())
     }
 
@@ -427,6 +431,7 @@ impl Proposals {
         }
         let parcel = parcel.unwrap_or_else(|| Parcel {
             commands: Arc::default(),
+            traces: Arc::default(),
             expires: <Instant as openraft::Instant>::now() + self.deadline,
             callers: Vec::new(),
         });
@@ -435,10 +440,12 @@ impl Proposals {
         Some((number, Batch { stamp, lead, parts }))
     }
 
-    /// Makes one part of what waits here, to be sent to the leader, and registers its callers.
-    pub(crate) fn next_part(&self, lead: Lead) -> Option<Part> {
+    /// Makes one part of what waits here, to be sent to the leader, and registers its callers. Gives also by which numbers
+    /// they know their commands.
+    pub(crate) fn next_part(&self, lead: Lead) -> Option<(Part, Arc<[Trace]>)> {
         let parcel = self.take_parcel(&mut Room::ENTRY.clone(), Stamp(0))?;
-        Some(self.launch(parcel, lead, Vec::new(), &[]).1)
+        let traces = Arc::clone(&parcel.traces);
+        Some((self.launch(parcel, lead, Vec::new(), &[]).1, traces))
     }
 
     fn launch(&self, parcel: Parcel, lead: Lead, tickets: Vec<Ticket>, others: &[Part]) -> (u64, Part) {
@@ -476,16 +483,18 @@ impl Proposals {
         let expires = taken.iter().map(|queued| queued.expires).max()?;
         let mut callers = Vec::with_capacity(taken.len());
         let mut commands = Vec::with_capacity(taken.len());
+        let mut traces = Vec::with_capacity(taken.len());
         for queued in taken {
-            match EncodedCommand::new(&Versioned::V1(Command { stamp, ..queued.command })) {
+            match EncodedCommand::new(&Versioned::new(Command { stamp, ..queued.command })) {
                 Ok(encoded) => {
                     commands.push(encoded);
+                    traces.push(queued.trace);
                     callers.push(queued.done);
                 }
                 Err(_) => (queued.done)(Outcome::Unavailable(ErrorCode::TooLarge)),
             }
         }
-        Some(Parcel { commands: commands.into(), expires, callers })
+        Some(Parcel { commands: commands.into(), traces: traces.into(), expires, callers })
     }
 }
 

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use hsm_protocol::ErrorCode;
+use hsm_protocol::trace::Trace;
 use openraft::error::ClientWriteError;
 use openraft::{AsyncRuntime, ServerState};
 
 use crate::clock::Clock;
 use crate::limits;
-use crate::network::{Ask, Link, PeerFault, Told};
+use crate::network::{Link, PeerFault, Told};
 use crate::proposals::Proposals;
 use crate::pulse::Vitals;
 use crate::roster::Addresses;
@@ -45,7 +46,7 @@ pub(crate) struct Compass {
 
 impl Compass {
     /// As Raft knows it. A member that moved hears nothing of Raft before the others know its new address, and can tell
-    /// them only if it asks who leads.
+    /// them only if it asks who leads; meanwhile it may have voted for itself in later terms, which nobody heeds.
     fn order(&self) -> Order {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
@@ -53,8 +54,8 @@ impl Compass {
             Some(leader) if leader != metrics.id => Order::There(leader, metrics.current_term),
             Some(_) if metrics.state == ServerState::Leader => Order::Here(metrics.current_term),
             _ => match self.vitals.leader(self.clock.read().steady) {
-                Some((leader, term)) if term >= metrics.current_term => Order::There(leader, term),
-                _ => Order::Nobody,
+                Some((leader, term)) => Order::There(leader, term),
+                None => Order::Nobody,
             },
         }
     }
@@ -109,7 +110,7 @@ impl Proposer {
     /// Sends what waits to the leader.
     fn forward(&self, leader: NodeId, term: u64) {
         self.proposals.inbox.lock().refuse_all(ErrorCode::NotReady);
-        let Some(part) = self.proposals.next_part(Lead::new(term, leader)) else {
+        let Some((part, traces)) = self.proposals.next_part(Lead::new(term, leader)) else {
             return;
         };
         let sending = Forward {
@@ -120,7 +121,7 @@ impl Proposer {
             leader,
             term,
         };
-        drop(<Rt as AsyncRuntime>::spawn(sending.run(part)));
+        drop(<Rt as AsyncRuntime>::spawn(sending.run(part, traces)));
     }
 }
 
@@ -136,9 +137,9 @@ struct Forward {
 
 impl Forward {
     /// Sends it until there is an answer, as long as this leader leads: the leader takes it once, however often it comes.
-    async fn run(self, part: Part) {
+    async fn run(self, part: Part, traces: Arc<[Trace]>) {
         let number = part.number;
-        let ask = Ask::Propose { term: self.term, part };
+        let ask = self.link.propose(self.leader, self.term, part, &traces);
         while self.proposals.is_flying(number) {
             match self.link.ask(self.leader, &self.address, &ask, limits::FORWARD_TIMEOUT).await {
                 Ok(Told::Proposed) => return self.proposals.acknowledged(number),

@@ -17,6 +17,7 @@ use crate::leases::milliseconds;
 use crate::limits;
 use crate::memory::Remembered;
 use crate::network::{Ask, Told};
+use crate::roster::Introduction;
 use crate::runtime::Rt;
 use crate::standing::Standing;
 use crate::types::{LogId, NodeId, Vote};
@@ -29,7 +30,7 @@ pub(crate) struct Pulse {
     pub(crate) hash: ByteArray<48>,
     /// Its vote, as it is on its disk.
     pub(crate) vote: Vote,
-    /// The end of its log.
+    /// The end of its log, as it is on its disk: what a power cut may take is told to nobody.
     pub(crate) last: Option<LogId>,
     /// It leads, and a majority said so a moment ago.
     pub(crate) leads: bool,
@@ -52,6 +53,8 @@ pub(crate) struct PulseTold {
     pub(crate) at_yours: Option<ByteArray<48>>,
     /// Whether the asker is in its roster, or still in Raft's membership.
     pub(crate) listed: bool,
+    /// Its roster, when the asker's state is older than that.
+    pub(crate) roster: Introduction,
 }
 
 /// What is known of one other member.
@@ -127,8 +130,8 @@ impl Shared {
     pub(crate) fn pulse(&self, to: NodeId) -> Pulse {
         let (applied, hash) = self.applied.with_hash();
         let leads = self.surely_leads();
-        let last = self.raft.data_metrics().borrow().last_log;
-        let vote = self.raft.server_metrics().borrow().vote;
+        let reached = self.store.durable();
+        let (vote, last) = (reached.vote.unwrap_or_default(), reached.log.end());
         Pulse { applied, hash: ByteArray::new(hash), vote, last, leads, yours: self.memory.of(to) }
     }
 
@@ -152,11 +155,13 @@ impl Shared {
             }
             <Rt as AsyncRuntime>::sleep(limits::APPLIED_POLL).await;
         }
-        let at_yours = self.applied.hash_at(theirs.applied);
+        let asker = theirs.applied;
+        let at_yours = self.applied.hash_at(asker);
         let agrees = at_yours.map(|hash| hash == *theirs.hash);
         self.hear(from, self.applied.now(), Heard { pulse: theirs, agrees, level: false, answers: false });
         let listed = self.is_member(from);
-        PulseTold { pulse: self.pulse(from), at_yours: at_yours.map(ByteArray::new), listed }
+        let roster = if asker < self.applied.roster() { self.introduction() } else { Introduction::default() };
+        PulseTold { pulse: self.pulse(from), at_yours: at_yours.map(ByteArray::new), listed, roster }
     }
 
     async fn ask_pulse(self: Arc<Self>, node: NodeId, address: String) {
@@ -169,6 +174,7 @@ impl Shared {
         let at_theirs = || self.applied.hash_at(told.pulse.applied).map(|hash| hash == *told.pulse.hash);
         let agrees = at_mine.or_else(at_theirs);
         let level = told.pulse.applied >= mine.applied && agrees == Some(true);
+        self.acquaintances.learn(told.pulse.applied, self.applied.now(), told.roster);
         if told.pulse.leads {
             self.note_listed(told.listed, told.pulse.applied);
         }
@@ -177,12 +183,15 @@ impl Shared {
 
     fn hear(&self, node: NodeId, mine: Index, heard: Heard) {
         let pulse = &heard.pulse;
-        let own =
-            Remembered::new(&self.raft.server_metrics().borrow().vote, self.raft.data_metrics().borrow().last_log);
+        let own = Remembered::on_disk(&self.store.durable());
         self.memory.compare(node, pulse.leads, pulse.yours, own);
         if self.memory.is_exceeded() && self.standing.takes_part() {
             // It was put back to a disk of a time when it had no others to ask.
             self.put_aside(Standing::RolledBack);
+        }
+        // A disk of a time when this node was alone knows none of the others: what they remember counts all the same.
+        if !self.may_order(node) {
+            return;
         }
         self.memory.learn(node, pulse.reached());
         self.vitals.hear(node, self.clock.read().steady, mine, heard);
@@ -215,7 +224,8 @@ impl Shared {
 
 /// The asking task: runs until the node stops.
 pub(crate) async fn run(shared: Arc<Shared>) {
-    loop {
+    // Who stops says nothing more: it may believe of its disk what is not there.
+    while !shared.faults.is_raised() {
         let members = shared.addresses.all();
         shared.vitals.keep(&members);
         for (node, address) in members.clone().into_iter().filter(|&(node, _)| node != shared.node) {

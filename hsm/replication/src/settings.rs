@@ -36,6 +36,9 @@ pub struct Settings {
     pub cache_bytes: usize,
     /// Address under which other members reach this node; empty for a sole HSM.
     pub address: String,
+    /// The newest version of commands that this program knows: [`hsm_core::versions::NEWEST`], but in tests of two
+    /// versions.
+    pub newest_state: u32,
     /// Whether this node holds no key: it votes, and leads only until an HSM can.
     pub witness: bool,
 }
@@ -54,6 +57,7 @@ impl Settings {
             propose_deadline: limits::PROPOSE_DEADLINE,
             cache_bytes: limits::CACHE_BYTES,
             address: String::new(),
+            newest_state: hsm_core::versions::NEWEST,
             witness: false,
         }
     }

@@ -20,6 +20,8 @@ pub struct Status {
     pub leader: Option<u64>,
     /// Who votes, as this node's log says.
     pub voters: Vec<u64>,
+    /// The sets of voters of which a majority of each decides: two while who votes is being changed.
+    pub deciding: Vec<Vec<u64>>,
     /// Raft term.
     pub term: u64,
     /// Last applied command.
@@ -38,6 +40,8 @@ pub struct Status {
     pub flushed_commands: u64,
     /// Whether this HSM may act on what it knows.
     pub serving: Serving,
+    /// What is left of this HSM's own lease, in milliseconds; `None` when it never ends, because this node votes alone.
+    pub lease_milliseconds_left: Option<u64>,
     /// Entry up to which the last snapshot goes.
     pub snapshot_entry: Option<u64>,
     /// The other members, by their nodes.
@@ -87,6 +91,10 @@ impl Shared {
             standing: self.standing.now(),
             leader: metrics.current_leader,
             voters: metrics.membership_config.membership().voter_ids().collect(),
+            deciding: {
+                let sets = metrics.membership_config.membership().get_joint_config();
+                sets.iter().map(|voters| voters.iter().copied().collect()).collect()
+            },
             term: metrics.current_term,
             applied,
             hash,
@@ -96,6 +104,7 @@ impl Shared {
             flushes: self.store.flushes(),
             flushed_commands: self.proposals.commands(),
             serving: self.serving(),
+            lease_milliseconds_left: self.lease.left(self.clock.read().steady),
             snapshot_entry: metrics.snapshot.map(|snapshot| snapshot.index),
             members: self.members(),
             ready: self.proposals.closed().map_or(Ok(()), Err),

@@ -139,9 +139,8 @@ impl Installation {
         now: Duration,
     ) -> Result<ClusterIdentity, CeremonyFault> {
         let key = CeremonyKey::generate()?;
-        let mode = if fips { "FIPS" } else { "NON_FIPS" };
-        let mut params = named("CloudHSM cluster", &format!("HSM:{hsm}:PARTN:1, for {mode} mode"));
-        let cluster_csr = params.serialize_request(&key.0)?.pem()?;
+        let mut params = cluster_name(hsm, fips);
+        let cluster_csr = cluster_request(&key, hsm, fips)?;
         set_life(&mut params, now, HSM_DAYS);
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -169,6 +168,19 @@ impl Installation {
         let issuer = Issuer::from_ca_cert_pem(&self.certificates.aws_hardware, &self.card_key.0)?;
         Ok(params.signed_by(&key.0, &issuer)?.der().to_vec())
     }
+}
+
+/// The request for a certificate over a cluster's key, PEM. `hsm` says in it which HSM made it.
+///
+/// # Errors
+/// [`CeremonyFault`].
+pub fn cluster_request(key: &CeremonyKey, hsm: &str, fips: bool) -> Result<String, CeremonyFault> {
+    Ok(cluster_name(hsm, fips).serialize_request(&key.0)?.pem()?)
+}
+
+fn cluster_name(hsm: &str, fips: bool) -> CertificateParams {
+    let mode = if fips { "FIPS" } else { "NON_FIPS" };
+    named("CloudHSM cluster", &format!("HSM:{hsm}:PARTN:1, for {mode} mode"))
 }
 
 /// Makes a root, has it certify the card, and forgets its key.

@@ -90,6 +90,14 @@ pub struct ServeArguments {
     #[arg(long, env = "KAGIMORI_HSM_PEER_PORTS", value_name = "PORTS", requires = "peer_listen")]
     pub peer_ports: Option<String>,
 
+    /// For tests of two versions in one cluster: speak no newer version of the protocol between HSMs than this one.
+    #[arg(long, hide = true, value_name = "NUMBER", requires = "peer_listen")]
+    pub newest_version: Option<u32>,
+
+    /// For tests of two versions in one cluster: know no newer version of commands than this one.
+    #[arg(long, hide = true, value_name = "NUMBER")]
+    pub newest_state: Option<u32>,
+
     /// Availability zone, room or rack that fails as one: the cluster spreads its voters over zones.
     #[arg(long, env = "KAGIMORI_HSM_ZONE", value_name = "NAME", default_value = "")]
     pub zone: String,
@@ -222,6 +230,14 @@ pub enum ManageCommand {
     },
     /// Leave the cluster: its other members go on, and this HSM destroys its copy of the keys and stops.
     Leave,
+    /// Go on alone when the majority of the cluster is gone for good. This HSM becomes the only member of a new history of
+    /// the cluster: all logins end, what the others acknowledged and this HSM had not heard of is lost, and the others can
+    /// never come back as the members that they were. They must be off. Refused while a majority is alive.
+    Recover {
+        /// Do not ask to type the cluster's name.
+        #[arg(long)]
+        yes: bool,
+    },
     /// Stop the HSM as SIGTERM does, and wait until it has.
     Stop,
 }

@@ -69,7 +69,12 @@ impl DataFolder {
         self.path.join("master.seal")
     }
 
-    /// The same while a cluster is being formed: renamed when the store has its first command.
+    /// The cluster master key of the epoch before, until nothing is sealed under it any more.
+    pub fn seal_before(&self) -> PathBuf {
+        self.path.join("master-before.seal")
+    }
+
+    /// The same as [`DataFolder::seal`] while a cluster is being formed: renamed when the store has its first command.
     pub fn forming_seal(&self) -> PathBuf {
         self.path.join("master.seal.forming")
     }
@@ -112,6 +117,17 @@ impl DataFolder {
         write_durably(file, content).map_err(|error| Fault::disk(file, &error))
     }
 
+    /// [`DataFolder::write`], after which the old content is overwritten with zeros where it lay (as far as the disk lets
+    /// that: see [`DataFolder::destroy`]).
+    ///
+    /// # Errors
+    /// [`Fault::Disk`].
+    pub fn replace(&self, file: &Path, content: &[u8]) -> Result<(), Fault> {
+        let old = OpenOptions::new().write(true).open(file).ok();
+        self.write(file, content)?;
+        old.map_or(Ok(()), |old| overwrite(&old)).map_err(|error| Fault::disk(file, &error))
+    }
+
     /// Reads a file; `None` when there is none.
     ///
     /// # Errors
@@ -150,18 +166,18 @@ impl DataFolder {
     /// # Errors
     /// [`Fault::Disk`].
     pub fn destroy(&self, file: &Path) -> Result<(), Fault> {
-        let overwrite = || -> io::Result<()> {
-            let mut opened = OpenOptions::new().write(true).open(file)?;
-            let length = usize::try_from(opened.metadata()?.len()).unwrap_or(0);
-            opened.write_all(&vec![0; length])?;
-            opened.sync_all()
-        };
-        match overwrite() {
+        match OpenOptions::new().write(true).open(file).and_then(|opened| overwrite(&opened)) {
             Ok(()) => self.remove(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(Fault::disk(file, &error)),
         }
     }
+}
+
+fn overwrite(mut file: &File) -> io::Result<()> {
+    let length = usize::try_from(file.metadata()?.len()).unwrap_or(0);
+    file.write_all(&vec![0; length])?;
+    file.sync_all()
 }
 
 fn write_durably(file: &Path, content: &[u8]) -> io::Result<()> {

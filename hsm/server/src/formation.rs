@@ -52,6 +52,7 @@ pub(crate) fn first_command(
         },
         node: NodeId::default(),
         member: own_record(surroundings, None),
+        releases: surroundings.release.first_rule(),
     })
 }
 
@@ -75,6 +76,7 @@ pub(crate) fn own_record(surroundings: &Surroundings, bound: Option<SocketAddr>)
         certificate: identity.certificate().to_vec(),
         sealing_key,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        state_version: settings.newest_state(),
         admitted_at: Stamp::default(),
     }
 }

@@ -5,17 +5,19 @@
 //! same HSM back under a new node id. `process` decides when; `peers` speaks to the members.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hsm_core::NodeId;
-use hsm_crypto::MasterKey;
+use hsm_core::{Epoch, NodeId};
+use hsm_crypto::{Handover, MasterKey};
 use hsm_protocol::ErrorCode;
 use hsm_protocol::peer::Newcomer;
 use hsm_replication::Node;
 
 use crate::data_folder::DataFolder;
 use crate::exit::Fault;
+use crate::masters::Masters;
 use crate::member::{Member, Stateless, Surroundings, stopped};
 use crate::node_watch::{self, Watch};
 use crate::peers::{Admission, DialFault, Home, Peers, roster_of};
@@ -59,9 +61,9 @@ pub(crate) fn join(
     discard_unfinished(folder)?;
     let admission = ask(surroundings, peers, members)?;
     remember(folder, members, &admission)?;
-    let master = Arc::new(take_key(surroundings, &admission)?);
+    let masters = take_keys(surroundings, &admission)?;
     admitted();
-    become_member(surroundings, &admission, master).map_err(JoinFault::Fault)
+    become_member(surroundings, &admission, masters).map_err(JoinFault::Fault)
 }
 
 /// Addresses of a join that was interrupted, if there is one.
@@ -94,7 +96,7 @@ pub(crate) fn discard_unfinished(folder: &DataFolder) -> Result<(), Fault> {
     for file in [folder.store(), folder.store_mark(), folder.joining_seal()] {
         folder.remove(&file)?;
     }
-    Ok(())
+    folder.destroy(&folder.seal_before())
 }
 
 fn ask(surroundings: &Surroundings, peers: &Peers, members: &[SocketAddr]) -> Result<Admission, JoinFault> {
@@ -106,6 +108,7 @@ fn ask(surroundings: &Surroundings, peers: &Peers, members: &[SocketAddr]) -> Re
         client_address: own.client_address,
         sealing_key: own.sealing_key,
         release: own.version,
+        newest_state: own.state_version,
     };
     let mut said = Vec::new();
     let mut code = None;
@@ -139,39 +142,54 @@ fn remember(folder: &DataFolder, members: &[SocketAddr], admission: &Admission) 
     begin(folder, &addresses)
 }
 
-/// The cluster master key with a storage key of this node, sealed on disk.
-fn take_key(surroundings: &Surroundings, admission: &Admission) -> Result<MasterKey, Fault> {
+/// The cluster master key, with a storage key of this node, and the one of the epoch before if something is still sealed
+/// under it; on disk too.
+fn take_keys(surroundings: &Surroundings, admission: &Admission) -> Result<Arc<Masters>, Fault> {
     let Surroundings { settings, folder, module, identity, .. } = surroundings;
-    let master = if settings.witness() {
-        MasterKey::for_witness(module).map_err(|fault| stopped(&fault))?
-    } else {
-        let (pair, handover) = (identity.sealing(), &admission.handover);
-        MasterKey::receive(module, pair, handover, &admission.sealed_master_key)
-            .map_err(|fault| stopped(&fault))?
-            .map_err(|fault| Fault::Stopped(format!("what the member handed over is not the cluster's key: {fault}")))?
-    };
     let root = root_of_trust::open(module, folder, settings.root_of_trust(), true)?;
-    let seal = master.seal(module, &root).map_err(|fault| stopped(&fault))?;
-    folder.write(&folder.joining_seal(), &seal)?;
-    Ok(master)
+    let write = |file: &Path, master: &MasterKey| {
+        let seal = master.seal(module, &root).map_err(|fault| stopped(&fault))?;
+        folder.write(file, &seal)
+    };
+    if settings.witness() {
+        let master = MasterKey::for_witness(module).map_err(|fault| stopped(&fault))?;
+        write(&folder.joining_seal(), &master)?;
+        return Ok(Masters::new(master, None));
+    }
+    let strange = |fault| Fault::Stopped(format!("what the member handed over is not the cluster's key: {fault}"));
+    let (pair, handover) = (identity.sealing(), &admission.handover);
+    let master = MasterKey::receive(module, pair, handover, &admission.sealed_master_key)
+        .map_err(|fault| stopped(&fault))?
+        .map_err(strange)?;
+    let before = match admission.sealed_master_key_before.as_slice() {
+        [] => None,
+        sealed => {
+            let handover = Handover { epoch: Epoch(handover.epoch.0.saturating_sub(1)), ..*handover };
+            let before = master.receive_beside(pair, &handover, sealed).map_err(|fault| stopped(&fault))?;
+            Some(before.map_err(strange)?)
+        }
+    };
+    if let Some(before) = &before {
+        write(&folder.seal_before(), before)?;
+    }
+    write(&folder.joining_seal(), &master)?;
+    Ok(Masters::new(master, before))
 }
 
 fn become_member(
     surroundings: &Arc<Surroundings>,
     admission: &Admission,
-    master: Arc<MasterKey>,
+    masters: Arc<Masters>,
 ) -> Result<Member, Fault> {
     let Surroundings { folder, module, .. } = &**surroundings;
     let effects = (surroundings.effects)();
     let watch = Watch::new(surroundings);
-    let storage = master.storage_key(module).map_err(|fault| stopped(&fault))?;
-    let node = Node::join(node_watch::settings(surroundings, &effects, &watch), storage, admission.place.node);
+    let storage = masters.held().present.storage_key(module).map_err(|fault| stopped(&fault))?;
+    let (settings, place) = (node_watch::settings(surroundings, &effects, &watch), admission.place);
+    let node = Node::join(settings, storage, place.node, place.history());
     let node = Arc::new(node.map_err(|fault| node_watch::open_fault(folder, fault))?);
     watch.begin();
-    let joined = await_state(surroundings, Stateless { node, master, effects, told: told(admission) })?;
-    folder.rename(&folder.joining_seal(), &folder.seal())?;
-    folder.remove(&folder.joining())?;
-    Ok(joined)
+    await_state(surroundings, Stateless { node, masters, effects, told: told(admission) })
 }
 
 fn told(admission: &Admission) -> Told {
@@ -183,13 +201,19 @@ fn told(admission: &Admission) -> Told {
 /// # Errors
 /// [`Fault`].
 pub(crate) fn await_state(surroundings: &Arc<Surroundings>, stateless: Stateless) -> Result<Member, Fault> {
-    let Stateless { node, master, effects, told: Told { place, roster, .. } } = stateless;
+    let Stateless { node, masters, effects, told: Told { place, roster, .. } } = stateless;
     let Some(peers) = &surroundings.peers else {
         return Err(Fault::Settings("this HSM belongs to a cluster of several: start it with --peer-listen".into()));
     };
-    peers.settle(Home { place, node: Arc::clone(&node), master: Arc::clone(&master) }, roster);
+    peers.settle(Home { place, node: Arc::clone(&node), masters: Arc::clone(&masters) }, roster);
     wait_for_state(peers, &node, place.node);
-    Member::around(surroundings, node, master, effects)
+    // From here on it is a member, whose seal may be replaced by that of a new epoch.
+    let folder = &surroundings.folder;
+    if folder.joining_seal().exists() {
+        folder.rename(&folder.joining_seal(), &folder.seal())?;
+        folder.remove(&folder.joining())?;
+    }
+    Member::around(surroundings, node, masters, effects)
 }
 
 /// Waits until the state says that this node is a member. The process may end meanwhile, and begin again.

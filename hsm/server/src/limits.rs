@@ -60,12 +60,42 @@ pub const HEALTH_CONNECTIONS: usize = 32;
 /// Time for one request to the health port, headers included.
 pub const HEALTH_TIME: Duration = Duration::from_secs(5);
 
+/// Upper bounds of the latency buckets in `/metrics`, in nanoseconds: 5 µs, each twice the one before, to 5.2 s, then
+/// infinity. A search or a P-256 signature (15 µs) lies in the first three, a change of the log (1 to 20 ms) in the middle,
+/// and the last bound is above the isolation lease of 4 s, the longest that a change waits for by itself. Powers of two, so
+/// that the bucket is found by one instruction on the hot path.
+pub const LATENCY_BOUNDS: [u64; 21] = {
+    let mut bounds = [0; 21];
+    let mut position = 0;
+    while position < bounds.len() {
+        bounds[position] = 5_000 << position;
+        position += 1;
+    }
+    bounds
+};
+
+/// How far apart the samples are from which `kagimori cluster status` tells rates, and how many are kept: together a
+/// minute, at 30 KiB each.
+pub const RATE_SAMPLE: Duration = Duration::from_secs(10);
+/// See [`RATE_SAMPLE`].
+pub const RATE_SAMPLES: usize = 6;
+
+/// A request that takes longer is in the log by itself, unless it is long by nature: fifty times what a login takes.
+pub const SLOW_REQUEST: Duration = Duration::from_secs(1);
+
+/// Lines a second about single requests that the log has unasked (slow ones, failures of this HSM): a client cannot fill
+/// the disk with them. More are counted in `/metrics` and said at level debug.
+pub const REQUEST_LINES: u32 = 20;
+
 /// Bytes of a label: `CK_TOKEN_INFO.label` is 32 bytes (PKCS#11 2.40 §3.2).
 pub const LABEL_BYTES: usize = 32;
 
 /// Characters of the activation password. 62 letters and digits give 5.95 bits each: 142 bits. AWS allows at most 32
 /// (`PreCoPassword`, CloudHSM v2 API).
 pub const ACTIVATION_PASSWORD_CHARACTERS: usize = 24;
+
+/// Bytes of a release file: five short lines.
+pub const RELEASE_FILE_BYTES: u64 = 1024;
 
 /// Longest passphrase file in bytes.
 pub const PASSPHRASE_BYTES: usize = 4096;
@@ -136,6 +166,27 @@ pub const JOIN_AGAIN: Duration = Duration::from_secs(5);
 /// How often a member compares what the roster says of it with what is so.
 pub const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
 
+/// How often it is looked whether an epoch of the master key is due or over, and the longest rest between two commands that
+/// move payloads.
+pub const EPOCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Wait before a step of an epoch that came to nothing is tried again.
+pub const EPOCH_AGAIN: Duration = Duration::from_millis(200);
+
+/// Sealed payloads in one command that moves them, in bytes: the command may be longer by one of the longest payload, and
+/// must stay below what one log entry carries, with room for clients' commands beside it.
+pub const MOVE_BYTES: usize = 96 * 1024;
+
+/// How many times as long as a command that moves payloads took it is rested after it: clients have three quarters of the
+/// log.
+pub const MOVE_REST: u32 = 3;
+
+/// How long an HSM that seals or opens something waits until it has the key of an epoch that has just begun.
+pub const EPOCH_WAIT: Duration = Duration::from_secs(2);
+
+const _: () = assert!(MOVE_BYTES + 64 * 1024 <= hsm_replication::limits::ENTRY_BYTES);
+const _: () = assert!(EPOCH_AGAIN.as_nanos() < EPOCH_INTERVAL.as_nanos());
+const _: () = assert!(LATENCY_BOUNDS[LATENCY_BOUNDS.len() - 1] > 5_000_000_000);
 const _: () = assert!(PEER_CONNECTIONS >= 4 * hsm_core::limits::MEMBERS as usize);
 const _: () = assert!(PEER_OPENING_REPLY_BYTES >= 29 * (hsm_core::limits::MEMBER_KEY_BYTES + 2 * 300));
 const _: () = assert!(PEER_MESSAGE >= 2 * 2 * 1024 * 1024);

@@ -2,15 +2,15 @@
 //!
 //! It must not touch the HSM's files: everything goes through the socket.
 
-use std::io::Write;
+use std::io::{BufRead, Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use hsm_protocol::limits::CERTIFICATE_BYTES;
 use hsm_protocol::management::{
-    Certificates, CertificatesReply, Form, Initialize, Join, Leave, Member, Reply, Request, Status, StatusReply, Stop,
-    reply, request,
+    Certificates, CertificatesReply, Form, Initialize, Join, Leave, Member, Recover, Recovery, Reply, Request, Status,
+    StatusReply, Stop, reply, request,
 };
 use hsm_protocol::{ErrorCode, Lifecycle};
 
@@ -32,6 +32,7 @@ pub fn run(arguments: &ManageArguments, out: &mut dyn Write) -> Result<(), Fault
         ManageCommand::Initialize { certificate, trust_anchor } => initialize(connection, certificate, trust_anchor)?,
         ManageCommand::Join { members } => join(connection, members)?,
         ManageCommand::Leave => leave(connection)?,
+        ManageCommand::Recover { yes } => recover(connection, *yes)?,
         ManageCommand::Stop => stop(connection)?,
     };
     let printed = match arguments.output {
@@ -104,6 +105,14 @@ impl Connection {
         }
     }
 
+    /// Asks what a recovery would be, or with the cluster's name has it done.
+    fn recovery(&mut self, cluster: &str) -> Result<Recovery, Fault> {
+        match self.ask(request::Body::Recover(Recover { cluster: cluster.to_owned() }))? {
+            reply::Body::Recovery(recovery) => Ok(recovery),
+            _ => Err(self.unexpected()),
+        }
+    }
+
     fn unexpected(&self) -> Fault {
         self.unreachable("an answer to something else; is the HSM of another version?")
     }
@@ -138,6 +147,10 @@ fn show_status(status: &StatusReply) -> Shown {
         line("label", &status.label);
         line("mode", mode);
         line("applied index", &status.applied_index.to_string());
+        line(
+            "epoch",
+            &if status.epoch_progress.is_empty() { status.epoch.to_string() } else { status.epoch_progress.clone() },
+        );
         line("objects", &status.objects.to_string());
         line("users", &status.users.to_string());
         line("sessions", &status.sessions.to_string());
@@ -157,8 +170,9 @@ fn show_status(status: &StatusReply) -> Shown {
     let json = serde_json::json!({
         "members": status.members.iter().map(member_json).collect::<Vec<_>>(),
         "version": status.version, "process": status.process, "sandbox": status.sandbox, "lifecycle": lifecycle,
-        "cluster": status.cluster, "incarnation": status.incarnation, "hsm": status.hsm, "joining": status.joining, "witness": status.witness, "label": status.label, "mode": mode,
-        "applied_index": status.applied_index, "objects": status.objects, "users": status.users,
+        "cluster": status.cluster, "incarnation": status.incarnation, "commands_version": status.commands_version, "hsm": status.hsm, "joining": status.joining, "witness": status.witness, "label": status.label, "mode": mode,
+        "epoch": status.epoch, "epoch_progress": status.epoch_progress,
+        "holds_epoch_before": status.holds_epoch_before, "applied_index": status.applied_index, "objects": status.objects, "users": status.users,
         "sessions": status.sessions, "client_address": status.client_address, "client_socket": status.client_socket,
         "client_certificates_required": status.client_certificates_required,
         "activation_password": status.activation_password,
@@ -280,6 +294,69 @@ fn leave(mut connection: Connection) -> Result<Shown, Fault> {
     wait_for_end(&mut connection, status.process)?;
     let text = format!("HSM {} has left the cluster; its copy of the keys is destroyed.", status.hsm);
     Ok(Shown { text, json: serde_json::json!({ "left": status.hsm }) })
+}
+
+/// Tells what a recovery gives up, asks for the cluster's name unless it is said to be known, and recovers.
+fn recover(mut connection: Connection, yes: bool) -> Result<Shown, Fault> {
+    let plan = connection.recovery("")?;
+    eprintln!("{}", show_plan(&plan));
+    let typed = if yes { plan.cluster.clone() } else { typed_name()? };
+    if typed != plan.cluster {
+        return Err(Fault::Settings("what was typed is not the cluster's name: nothing was done".to_owned()));
+    }
+    let done = connection.recovery(&plan.cluster)?;
+    let text = format!(
+        "Cluster {} goes on with this HSM alone, in the history {}. Everybody must log in again. Let other HSMs join now: \
+         new ones, or the old ones with empty data folders.",
+        done.cluster, done.incarnation
+    );
+    let given_up: Vec<_> = done.members.iter().map(|member| member.hsm.clone()).collect();
+    let json = serde_json::json!({
+        "cluster": done.cluster, "incarnation": done.incarnation, "applied_index": done.applied_index,
+        "given_up": given_up,
+    });
+    Ok(Shown { text, json })
+}
+
+/// What is lost and given up, for whoever must decide.
+fn show_plan(plan: &Recovery) -> String {
+    let mut lines = vec![
+        format!("RECOVERY of cluster {}: this HSM goes on ALONE, as the only member of a new history.", plan.cluster),
+        format!("  It has applied command {}. Whatever the others acknowledged after it is LOST.", plan.applied_index),
+        "  Every login ends. The certificate of the cluster stays.".to_owned(),
+        "  These members are given up. They must be OFF, and must never be started with their old data folders:"
+            .to_owned(),
+    ];
+    let heard = |milliseconds: Option<u64>| match milliseconds {
+        Some(milliseconds) => format!("heard {} s ago", milliseconds / 1_000),
+        None => "not heard since this HSM was started".to_owned(),
+    };
+    lines.extend(plan.members.iter().map(|member| {
+        let applied = member.applied_index.map_or_else(|| "unknown".to_owned(), |index| index.to_string());
+        format!(
+            "    {} zone {:?} at {}: {}, was at command {applied}",
+            member.hsm,
+            member.zone,
+            member.peer_address,
+            heard(member.silent_milliseconds)
+        )
+    }));
+    lines.join("\n")
+}
+
+/// Bytes of the line in which the cluster's name is typed: 32 digits, with room for spaces.
+const NAME_LINE_BYTES: u64 = 128;
+
+/// A line from standard input.
+fn typed_name() -> Result<String, Fault> {
+    eprint!("Type the name of the cluster to go on: ");
+    let mut line = String::new();
+    std::io::stdin()
+        .lock()
+        .take(NAME_LINE_BYTES)
+        .read_line(&mut line)
+        .map_err(|error| file_fault(Path::new("standard input"), &error))?;
+    Ok(line.trim().to_owned())
 }
 
 /// Waits until the process is gone: the kernel closes the connection then, and the data folder is free.

@@ -19,13 +19,16 @@ use crate::ceremony::CeremonyKey;
 use crate::data_folder::DataFolder;
 use crate::dispatch::{Effects, Service, ServiceParts};
 use crate::doors::Doors;
+use crate::epochs::{Epochs, Tending};
 use crate::exit::Fault;
 use crate::identity::Identity;
+use crate::masters::Masters;
 use crate::metrics::Metrics;
 use crate::node_watch::{self, Watch};
 use crate::peer::Source;
 use crate::peers::{Home, Peers, Place, roster_of};
 use crate::place_file::Told;
+use crate::release::ReleaseStatement;
 use crate::settings::Settings;
 use crate::{formation, limits, place_file, root_of_trust};
 
@@ -49,6 +52,8 @@ pub struct Surroundings {
     pub hsm: [u8; 16],
     /// By what it proves that name.
     pub identity: Arc<Identity>,
+    /// What its program is.
+    pub release: Arc<ReleaseStatement>,
     /// The way to other HSMs; `None` when there can be none.
     pub peers: Option<Arc<Peers>>,
     /// Makes the sink for effects that is given to a node.
@@ -65,6 +70,7 @@ pub struct Member {
     node: Arc<Node>,
     /// Which node of the roster this is.
     place: Place,
+    masters: Arc<Masters>,
     /// `None` in a witness, which holds no key and serves nobody.
     serving: Option<Serving>,
     doors: Mutex<Doors>,
@@ -74,6 +80,8 @@ pub struct Member {
 struct Serving {
     keys: Arc<KeyRing>,
     service: Arc<Service>,
+    /// `None` once this member stops.
+    tending: Mutex<Option<Tending>>,
 }
 
 /// What the data folder holds.
@@ -89,7 +97,7 @@ pub enum Found {
 /// A member that waits for its state.
 pub struct Stateless {
     pub(crate) node: Arc<Node>,
-    pub(crate) master: Arc<MasterKey>,
+    pub(crate) masters: Arc<Masters>,
     pub(crate) effects: Arc<Effects>,
     /// What it was told when it was admitted.
     pub(crate) told: Told,
@@ -118,7 +126,7 @@ impl Member {
         watch.begin();
         folder.rename(&folder.forming_seal(), &folder.seal())?;
         tracing::info!(cluster = %hexadecimal(&cluster.0), fips, memory = ?master.memory(), "cluster formed");
-        Self::around(surroundings, Arc::new(node), Arc::new(master), effects)
+        Self::around(surroundings, Arc::new(node), Masters::new(master, None), effects)
     }
 
     /// Goes on with the cluster in the data folder, if there is one.
@@ -163,20 +171,22 @@ impl Member {
             folder.rename(&folder.forming_seal(), &folder.seal())?;
         }
         folder.remove(&folder.joining())?;
-        let (node, master) = (Arc::new(node), Arc::new(master));
-        if node.read().cluster().is_none()
-            && let Some(told) = place_file::read(folder)?
+        let (node, masters) = (Arc::new(node), Masters::read(folder, &root, master)?);
+        // A state that does not name this node is older than its admission, or newer than its removal: the others tell.
+        let here = node.status().node;
+        if !node.read().members().contains_key(&NodeId(here))
+            && let Some(told) = place_file::read(folder)?.filter(|told| told.place.node == here)
         {
-            return Ok(Found::Stateless(Stateless { node, master, effects, told }));
+            return Ok(Found::Stateless(Stateless { node, masters, effects, told }));
         }
-        Self::around(surroundings, node, master, effects).map(Found::Member)
+        Self::around(surroundings, node, masters, effects).map(Found::Member)
     }
 
-    /// A member with this node, whose state holds a cluster, and this master key.
+    /// A member with this node, whose state holds a cluster, and these master keys.
     pub(crate) fn around(
         surroundings: &Arc<Surroundings>,
         node: Arc<Node>,
-        master: Arc<MasterKey>,
+        masters: Arc<Masters>,
         effects: Arc<Effects>,
     ) -> Result<Self, Fault> {
         let place = place_of(surroundings, &node)?;
@@ -185,32 +195,21 @@ impl Member {
                 "this HSM belongs to a cluster of several: start it with --peer-listen".into(),
             ));
         }
+        let present = masters.held().present;
         tracing::info!(
-            cluster = %hexadecimal(&place.cluster), node = format!("{:x}", place.node), memory = ?master.memory(),
-            "cluster opened"
+            cluster = %hexadecimal(&place.cluster), node = format!("{:x}", place.node), memory = ?present.memory(),
+            epoch = present.epoch().0, "cluster opened"
         );
-        let serving = if master.is_keyless() {
-            None
-        } else {
-            let keys = ClusterKeys::new(&master, ClusterId(place.cluster)).map_err(|fault| stopped(&fault))?;
-            let keys = Arc::new(KeyRing::new(keys, None));
-            let parts = ServiceParts {
-                node: Arc::clone(&node),
-                module: Arc::clone(&surroundings.module),
-                keys: Arc::clone(&keys),
-                metrics: Arc::clone(&surroundings.metrics),
-                effects,
-                hsm: surroundings.hsm,
-                address: formation::own_record(surroundings, None).client_address,
-            };
-            Some(Serving { keys, service: Service::new(parts).map_err(|error| stopped(&error))? })
+        let serving = match present.is_keyless() {
+            true => None,
+            false => Some(Serving::start(surroundings, &node, place, &masters, effects)?),
         };
         if let Some(peers) = &surroundings.peers {
             let roster = roster_of(node.read().members());
-            peers.settle(Home { place, node: Arc::clone(&node), master }, roster);
+            peers.settle(Home { place, node: Arc::clone(&node), masters: Arc::clone(&masters) }, roster);
         }
         let surroundings = Arc::clone(surroundings);
-        Ok(Self { surroundings, node, place, serving, doors: Mutex::default() })
+        Ok(Self { surroundings, node, place, masters, serving, doors: Mutex::default() })
     }
 
     /// The node, for asking and proposing.
@@ -237,6 +236,17 @@ impl Member {
             Outcome::Unknown => tracing::debug!("whether sessions were expired is unknown; the next round will"),
         };
         self.node.propose(NOBODY, Action::ExpireSessions, Box::new(done));
+    }
+
+    /// The cluster master key may have a new epoch, or the one before may be over: it is looked at. Does not wait.
+    pub fn look_at_epochs(&self) {
+        let Some(Serving { tending, .. }) = &self.serving else { return };
+        tending.lock().iter().for_each(Tending::wake);
+    }
+
+    /// Whether this HSM still holds the master key of the epoch before.
+    pub fn holds_epoch_before(&self) -> bool {
+        self.serving.as_ref().is_some_and(|serving| serving.keys.has_before())
     }
 
     /// The activation password; `None` once the cluster is active.
@@ -297,6 +307,16 @@ impl Member {
         service.close_all(|facts| matches!(facts.source, Source::Network(_)));
     }
 
+    /// The master keys that this member holds.
+    pub(crate) fn masters(&self) -> &Arc<Masters> {
+        &self.masters
+    }
+
+    /// Where it belongs.
+    pub(crate) fn place(&self) -> Place {
+        self.place
+    }
+
     /// Lets nobody in any more, ends what is under way within the time for it, and closes the store.
     pub fn stop(&self) {
         self.doors.lock().close(&self.surroundings.settings);
@@ -304,6 +324,9 @@ impl Member {
             service.stop(limits::STOP_TIME);
         }
         self.node.stop();
+        if let Some(tending) = self.serving.as_ref().and_then(|serving| serving.tending.lock().take()) {
+            tending.stop();
+        }
         if let Some(peers) = &self.surroundings.peers {
             peers.withdraw();
         }
@@ -320,8 +343,12 @@ impl Member {
 
     /// Follows a change of the roster. Says whether this HSM is still in it.
     pub fn follow_roster(&self) -> bool {
-        let members = self.node.read().members().clone();
+        let (members, rule) = {
+            let state = self.node.read();
+            (state.members().clone(), state.cluster().map(|cluster| cluster.policy.releases.clone()))
+        };
         if let Some(peers) = &self.surroundings.peers {
+            peers.follow_rule(&rule.unwrap_or_default());
             peers.follow(roster_of(&members));
         }
         members.contains_key(&NodeId(self.place.node))
@@ -342,6 +369,21 @@ impl Member {
         here <= applied && self.node.read().members().contains_key(&NodeId(self.place.node))
     }
 
+    /// Has the cluster use what every member's program knows by now, when this HSM leads. Does not wait.
+    pub fn raise_version(&self) {
+        let Some(version) = self.node.read().possible_version() else { return };
+        let status = self.node.status();
+        if status.leader != Some(status.node) {
+            return;
+        }
+        tracing::info!(version, "every HSM knows this version of commands: the cluster uses it from now on");
+        let done = |outcome| match outcome {
+            Outcome::Done { result: Ok(_), .. } => {}
+            _ => tracing::debug!("the version of commands is raised in the next round"),
+        };
+        self.node.propose(NOBODY, Action::RaiseVersion { version }, Box::new(done));
+    }
+
     /// Corrects what the roster says of this HSM's addresses, zone and version. Does not wait.
     pub fn announce(&self) {
         let member = formation::own_record(&self.surroundings, self.client_address());
@@ -350,7 +392,8 @@ impl Member {
             let same = known.zone == member.zone
                 && known.peer_address == member.peer_address
                 && known.client_address == member.client_address
-                && known.version == member.version;
+                && known.version == member.version
+                && known.state_version == member.state_version;
             !same && known.certificate == member.certificate
         });
         if !differs {
@@ -372,8 +415,49 @@ impl Member {
     }
 }
 
+impl Serving {
+    /// What serves clients, and follows the epochs of the master key.
+    fn start(
+        surroundings: &Arc<Surroundings>,
+        node: &Arc<Node>,
+        place: Place,
+        masters: &Arc<Masters>,
+        effects: Arc<Effects>,
+    ) -> Result<Self, Fault> {
+        let keys = |master: &MasterKey| ClusterKeys::new(master, ClusterId(place.cluster));
+        let held = masters.held();
+        let before = held.before.as_deref().map(keys).transpose().map_err(|fault| stopped(&fault))?;
+        let keys = KeyRing::new(keys(&held.present).map_err(|fault| stopped(&fault))?, before);
+        let keys = Arc::new(keys);
+        let epochs = Arc::new(Epochs {
+            surroundings: Arc::clone(surroundings),
+            node: Arc::clone(node),
+            place,
+            masters: Arc::clone(masters),
+            keys: Arc::clone(&keys),
+        });
+        // An epoch may have begun that the last run of this process did not get to know.
+        if let Err(fault) = epochs.follow() {
+            tracing::error!(%fault, "the present epoch of the master key cannot be followed yet");
+        }
+        let parts = ServiceParts {
+            node: Arc::clone(node),
+            module: Arc::clone(&surroundings.module),
+            keys: Arc::clone(&keys),
+            metrics: Arc::clone(&surroundings.metrics),
+            effects,
+            hsm: surroundings.hsm,
+            address: formation::own_record(surroundings, None).client_address,
+        };
+        let service = Service::new(parts).map_err(|error| stopped(&error))?;
+        let tending = Tending::start(epochs, Arc::clone(&service)).map_err(|error| stopped(&error))?;
+        Ok(Self { keys, service, tending: Mutex::new(Some(tending)) })
+    }
+}
+
 fn destroy_seal(folder: &DataFolder) -> Result<(), Fault> {
     folder.destroy(&folder.seal())?;
+    folder.destroy(&folder.seal_before())?;
     folder.destroy(&folder.root_key())?;
     folder.remove(&folder.identity())
 }

@@ -1,30 +1,25 @@
 //! What this process counts, for `/metrics`: requests, latencies, connections. No names, no keys, no operands.
 //!
 //! `connection` and `dispatch` call [`Metrics::request`] on the hot path: it takes no lock, allocates nothing, and writes
-//! to a shard of the calling thread's own, so that two connections do not share a cache line. `health` reads.
+//! to a shard of the calling thread's own, so that two connections do not share a cache line (the shared atomics of the
+//! usual metrics libraries would). `health` shows them through `exposition`, management's `rates` what was lately.
+
+pub(crate) mod exposition;
+mod measured;
+mod rates;
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// Methods counted one by one: above the highest field number of `wire::Request`'s body. Others count as method 0.
-pub const METHODS: usize = 128;
+pub use self::measured::{KINDS, Measured};
+pub use self::rates::Rate;
+use crate::limits::LATENCY_BOUNDS;
 
 /// Result codes counted one by one: 0 is success, others are numbers of `ErrorCode`; above it all count as the last.
 pub const RESULTS: usize = 128;
 
-/// Upper bounds of the latency buckets, in nanoseconds: 10 µs doubling to 0.33 s, then infinity.
-pub const LATENCY_BOUNDS: [u64; 16] = {
-    let mut bounds = [0; 16];
-    let mut position = 0;
-    while position < bounds.len() {
-        bounds[position] = 10_000 << position;
-        position += 1;
-    }
-    bounds
-};
-
-/// Shards: more than the cores of most hosts would only cost memory (20 KiB each).
+/// Shards: more than the cores of most hosts would only cost memory (26 KiB each).
 const SHARDS: usize = 16;
 
 /// All counters of this process.
@@ -36,6 +31,7 @@ pub struct Metrics {
     connections_refused: AtomicU64,
     handshakes_failed: AtomicU64,
     proposals: AtomicU64,
+    samples: rates::Samples,
 }
 
 /// How a client reaches this process.
@@ -50,15 +46,15 @@ pub enum Transport {
 /// One thread's share. Aligned so that two shards never meet in a cache line (two lines: adjacent-line prefetch).
 #[repr(align(128))]
 struct Shard {
-    methods: [PerMethod; METHODS],
+    kinds: [PerKind; KINDS],
 }
 
-struct PerMethod {
+struct PerKind {
     buckets: [AtomicU64; LATENCY_BOUNDS.len() + 1],
     nanoseconds: AtomicU64,
 }
 
-/// Latencies of one method, summed over all shards.
+/// Latencies of one kind of request, summed over all shards.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Latency {
     /// Requests per bucket of [`LATENCY_BOUNDS`], not cumulated; the last is what took longer than every bound.
@@ -74,35 +70,45 @@ impl Latency {
     }
 }
 
+/// What was counted of one kind of request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// How long they took.
+    pub latency: Latency,
+    /// Those that were not done.
+    pub failures: u64,
+}
+
 impl Metrics {
     /// Everything at zero.
     pub fn new() -> Self {
         let zero = || AtomicU64::new(0);
-        let per_method = || PerMethod { buckets: std::array::from_fn(|_| zero()), nanoseconds: zero() };
+        let per_kind = || PerKind { buckets: std::array::from_fn(|_| zero()), nanoseconds: zero() };
         Self {
-            shards: (0..SHARDS).map(|_| Shard { methods: std::array::from_fn(|_| per_method()) }).collect(),
-            failures: (0..METHODS * RESULTS).map(|_| zero()).collect(),
+            shards: (0..SHARDS).map(|_| Shard { kinds: std::array::from_fn(|_| per_kind()) }).collect(),
+            failures: (0..KINDS * RESULTS).map(|_| zero()).collect(),
             connections: Default::default(),
             connections_total: Default::default(),
             connections_refused: zero(),
             handshakes_failed: zero(),
             proposals: zero(),
+            samples: rates::Samples::default(),
         }
     }
 
     /// Counts one answered request. `result` is 0 for success, else the number of the `ErrorCode`.
-    pub fn request(&self, method: u16, result: u32, elapsed: Duration) {
-        let method = if usize::from(method) < METHODS { usize::from(method) } else { 0 };
+    pub fn request(&self, measured: Measured, result: u32, elapsed: Duration) {
+        let kind = measured.position();
         let nanoseconds = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
-        let shard = &self.shards[shard_of_this_thread()].methods[method];
-        // The first bound is 10 µs × 2^0, so the bucket follows from the position of the highest bit.
+        let shard = &self.shards[shard_of_this_thread()].kinds[kind];
+        // Each bound is twice the one before, so the bucket follows from the position of the highest bit.
         let steps =
             (nanoseconds.saturating_sub(1) / LATENCY_BOUNDS[0]).checked_ilog2().map_or(0, |log| log as usize + 1);
         shard.buckets[steps.min(LATENCY_BOUNDS.len())].fetch_add(1, Ordering::Relaxed);
         shard.nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
         if result != 0 {
             let result = (result as usize).min(RESULTS - 1);
-            self.failures[method * RESULTS + result].fetch_add(1, Ordering::Relaxed);
+            self.failures[kind * RESULTS + result].fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -153,11 +159,11 @@ impl Metrics {
         self.proposals.load(Ordering::Relaxed)
     }
 
-    /// Latencies of a method, from all shards.
-    pub fn latency(&self, method: usize) -> Latency {
+    /// Latencies of a kind of request, from all shards.
+    pub fn latency(&self, measured: Measured) -> Latency {
         let mut sum = Latency::default();
         for shard in &self.shards {
-            let part = &shard.methods[method];
+            let part = &shard.kinds[measured.position()];
             sum.nanoseconds = sum.nanoseconds.wrapping_add(part.nanoseconds.load(Ordering::Relaxed));
             for (total, bucket) in sum.buckets.iter_mut().zip(&part.buckets) {
                 *total += bucket.load(Ordering::Relaxed);
@@ -166,9 +172,15 @@ impl Metrics {
         sum
     }
 
-    /// Requests of a method that ended with this result, which is not 0.
-    pub fn failures(&self, method: usize, result: usize) -> u64 {
-        self.failures[method * RESULTS + result].load(Ordering::Relaxed)
+    /// Requests of a kind that ended with this result, which is not 0.
+    pub fn failures(&self, measured: Measured, result: usize) -> u64 {
+        self.failures[measured.position() * RESULTS + result].load(Ordering::Relaxed)
+    }
+
+    /// Everything counted of a kind of request.
+    pub fn counted(&self, measured: Measured) -> Counted {
+        let failures = (1..RESULTS).map(|result| self.failures(measured, result)).sum();
+        Counted { latency: self.latency(measured), failures }
     }
 }
 
@@ -210,9 +222,9 @@ mod tests {
     fn a_latency_falls_into_the_bucket_whose_bound_is_the_first_not_below_it() {
         for (position, &bound) in LATENCY_BOUNDS.iter().enumerate() {
             for (nanoseconds, expected) in [(bound, position), (bound + 1, position + 1)] {
-                let metrics = Metrics::new();
-                metrics.request(50, 0, Duration::from_nanos(nanoseconds));
-                let latency = metrics.latency(50);
+                let (metrics, sign) = (Metrics::new(), Measured::by_method(50));
+                metrics.request(sign, 0, Duration::from_nanos(nanoseconds));
+                let latency = metrics.latency(sign);
                 assert_eq!(latency.buckets[expected], 1, "{nanoseconds} ns: {latency:?}");
             }
         }
@@ -221,10 +233,11 @@ mod tests {
     #[test]
     fn unknown_methods_and_codes_are_counted_and_never_panic() {
         let metrics = Metrics::new();
-        metrics.request(u16::MAX, u32::MAX, Duration::MAX);
-        metrics.request(0, 0, Duration::ZERO);
-        assert_eq!(metrics.latency(0).count(), 2);
-        assert_eq!(metrics.failures(0, RESULTS - 1), 1);
+        let unknown = Measured::by_method(u16::MAX);
+        metrics.request(unknown, u32::MAX, Duration::MAX);
+        metrics.request(Measured::by_method(0), 0, Duration::ZERO);
+        assert_eq!(metrics.latency(unknown).count(), 2);
+        assert_eq!(metrics.failures(unknown, RESULTS - 1), 1);
     }
 
     #[test]

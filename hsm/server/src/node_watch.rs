@@ -26,6 +26,7 @@ pub(crate) fn settings(
     }
     settings.on_standing = Arc::clone(&surroundings.on_standing);
     settings.witness = surroundings.settings.witness();
+    settings.newest_state = surroundings.settings.newest_state();
     let watch = Arc::clone(watch);
     settings.on_fault = Arc::new(move |fault| watch.report(fault));
     settings
@@ -88,14 +89,16 @@ pub(crate) fn open_fault(folder: &DataFolder, fault: OpenFault) -> Fault {
         OpenFault::OtherKey => {
             Fault::RootOfTrust { file: folder.seal(), cause, remedy: "Bring back the seal that belongs to this store" }
         }
-        OpenFault::NewerFormat { .. } => Fault::Broken { file, cause, remedy: "Use a newer kagimori-hsm" },
+        OpenFault::NewerFormat { .. } | OpenFault::NewerState { .. } => {
+            Fault::Broken { file, cause, remedy: "Use a newer kagimori-hsm" }
+        }
         OpenFault::AlreadyFormed(_)
         | OpenFault::NotFormed(_)
         | OpenFault::OtherNode { .. }
         | OpenFault::RolledBack { .. }
         | OpenFault::Storage(_)
         | OpenFault::State(_) => Fault::Broken { file, cause, remedy: RESTORE },
-        OpenFault::Engine(_) | OpenFault::Form(_) => Fault::Stopped(cause),
+        OpenFault::Engine(_) | OpenFault::Form(_) | OpenFault::Recovery(_) => Fault::Stopped(cause),
     }
 }
 

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use hsm_core::limits::{ADDRESS_BYTES, ZONE_BYTES};
+use hsm_core::versions;
+use hsm_replication::versions::NEWEST;
 
 use crate::command_line::{LogFormat, ServeArguments, SocketAccess};
 use crate::exit::Fault;
@@ -22,6 +24,7 @@ pub struct Settings {
     peers: Option<PeerSettings>,
     zone: String,
     witness: bool,
+    newest_state: u32,
     unix_socket: Option<(PathBuf, SocketAccess)>,
     management_socket: PathBuf,
     health: Option<SocketAddr>,
@@ -41,6 +44,10 @@ pub struct PeerSettings {
     pub address: SocketAddr,
     /// Ports of theirs that it may connect to, without doubles.
     pub ports: Vec<u16>,
+    /// The newest version of the protocol between HSMs that it speaks: this program's own, but in tests of two versions.
+    pub newest_version: u32,
+    /// The newest version of commands that it knows.
+    pub newest_state: u32,
 }
 
 /// What seals the cluster master key at rest.
@@ -104,6 +111,7 @@ impl Settings {
             peers,
             zone: arguments.zone.clone(),
             witness: arguments.witness,
+            newest_state: arguments.newest_state.unwrap_or(versions::NEWEST).min(versions::NEWEST),
             unix_socket: unix_socket.map(|path| (path, arguments.unix_socket_access)),
             management_socket,
             health: arguments.health,
@@ -170,6 +178,11 @@ impl Settings {
         self.log_format
     }
 
+    /// The newest version of commands that this HSM knows: the program's own, but in tests of two versions.
+    pub fn newest_state(&self) -> u32 {
+        self.newest_state
+    }
+
     /// Filter of the log.
     pub fn log_filter(&self) -> &str {
         &self.log_filter
@@ -210,7 +223,9 @@ impl PeerSettings {
             Some(words) => parse_ports(words)?,
             None => vec![listen.port()],
         };
-        Ok(Some(Self { listen, address, ports }))
+        let newest_version = arguments.newest_version.unwrap_or(NEWEST).min(NEWEST);
+        let newest_state = arguments.newest_state.unwrap_or(versions::NEWEST).min(versions::NEWEST);
+        Ok(Some(Self { listen, address, ports, newest_version, newest_state }))
     }
 }
 

@@ -11,8 +11,8 @@ use crate::Token;
 /// DER of the object identifier of P-256.
 const P256: &[u8] = &[0x06, 0x08, 0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x03, 0x01, 0x07];
 
-/// Prints `ready` once the pair is acknowledged, then `signed` or `refused …` for each line.
-pub(crate) fn hold(token: &Token) -> Result<()> {
+/// Prints `ready` once the pair is acknowledged, then `signed` or `refused …` for each line; `tidy` leaves no key behind.
+pub(crate) fn hold(token: &Token, tidy: bool) -> Result<()> {
     let session = token.logged_in()?;
     let label = format!("hold-{}", std::process::id());
     let public = [
@@ -25,7 +25,7 @@ pub(crate) fn hold(token: &Token) -> Result<()> {
         Attribute::octets(CKA_LABEL, label.as_str()),
         Attribute::flag(CKA_SIGN, true),
     ];
-    let (_, key) = session.generate_pair(CKM_EC_KEY_PAIR_GEN, &public, &private)?;
+    let (public, key) = session.generate_pair(CKM_EC_KEY_PAIR_GEN, &public, &private)?;
     say("ready")?;
     for line in std::io::stdin().lock().lines() {
         line.context("standard input cannot be read")?;
@@ -35,6 +35,9 @@ pub(crate) fn hold(token: &Token) -> Result<()> {
             Ok(length) => say(&format!("refused: a signature of {length} bytes"))?,
             Err(refused) => say(&format!("refused: {refused}"))?,
         }
+    }
+    if tidy {
+        [public, key].into_iter().try_for_each(|half| session.destroy(half))?;
     }
     Ok(())
 }

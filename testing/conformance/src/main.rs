@@ -36,7 +36,11 @@ enum Part {
     /// Import and use key material that a search can find again: KAGIMORI_CANARY_KEY in hexadecimal.
     Canaries,
     /// Make a pair, then sign once for each line of standard input, always in the same session.
-    Hold,
+    Hold {
+        /// Destroy the pair at the end.
+        #[arg(long)]
+        tidy: bool,
+    },
 }
 
 /// A token as an application has it.
@@ -74,7 +78,7 @@ fn main() -> ExitCode {
         Part::StoreLoad { threads } => store::load(&token, threads),
         Part::StoreCheck => store::check(&token),
         Part::Canaries => canaries::plant(&token),
-        Part::Hold => holder::hold(&token),
+        Part::Hold { tidy } => holder::hold(&token, tidy),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -106,6 +106,7 @@ impl World {
     pub fn settings_on(&self, disk: Arc<dyn Disk>) -> Settings {
         let faults = self.faults.clone();
         Settings {
+            newest_state: hsm_core::versions::NEWEST,
             disk,
             clock: self.clock.clone(),
             randomness: self.random.clone(),
@@ -176,6 +177,7 @@ pub fn form() -> Form {
         activation: Verifier(vec![7; 48]),
         sealed_activation_password: vec![1; 32],
         sealed_cluster_key: vec![2; 64],
+        releases: hsm_core::ReleaseRule::default(),
         certificates: CeremonyCertificates::default(),
         node: NodeId(1),
         member: MemberRecord::alone(HsmId([1; 16]), MemberKind::Hsm),

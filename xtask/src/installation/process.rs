@@ -191,10 +191,9 @@ impl Installation {
         std::fs::read_to_string(self.process_file()).is_ok_and(|text| text.trim() == process.to_string())
     }
 
-    /// Cryptographic operations that it has done since it started, as its metrics tell.
+    /// Signatures that it has done since it started, as its metrics tell.
     pub(crate) fn operations(&self) -> Result<u64> {
-        /// Of the method `Operate`.
-        const LINE: &str = "kagimori_request_seconds_count{method=\"50\"} ";
+        const LINE: &str = "kagimori_request_seconds_count{operation=\"sign\"} ";
         let metrics = self.metrics()?;
         let count = metrics.lines().find_map(|line| line.strip_prefix(LINE));
         count.map_or(Ok(0), |count| count.trim().parse().context("the metrics hold no number"))

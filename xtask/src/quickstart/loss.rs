@@ -22,7 +22,7 @@ pub(super) fn show(workspace: &Workspace, installation: &Installation, running: 
     let mut command = Command::new(workspace.built("conformance"));
     installation.give_environment(&mut command)?;
     // The library warns of the connection that it lost, which is the point here.
-    command.arg("hold").stderr(std::process::Stdio::null());
+    command.args(["hold", "--tidy"]).stderr(std::process::Stdio::null());
     let mut client = Conversation::start(command)?;
     let hsms = installation.hsms();
     let before: Vec<u64> = hsms.iter().map(Installation::operations).collect::<Result<_>>()?;

@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use hsm_protocol::session::BINDING_BYTES;
+use hsm_protocol::trace::{TARGET, Trace};
 use hsm_protocol::wire::{reply, request};
 use hsm_protocol::{convert, frame, wire};
 use rustls::ClientConfig;
@@ -214,9 +215,11 @@ impl Connection {
         patience: Patience<'_>,
         note: &dyn Fn(Told),
     ) -> Result<reply::Body, Stumble> {
+        let trace = Trace(request.trace);
         let (id, answer) = send(&self.multiplexer, request, patience)?;
         note(told(&answer));
-        tracing::debug!(hsm = %Short(&self.hsm), address = self.address, request = id, "answered");
+        let hsm = Short(&self.hsm);
+        tracing::debug!(target: TARGET, %trace, %hsm, address = self.address, request = id, "answered");
         match answer.body {
             Some(reply::Body::Failure(failure)) => Err(Stumble::Failure(failure)),
             Some(body) => Ok(body),
@@ -229,14 +232,18 @@ impl Connection {
         &self,
         login: &Login,
         min_index: u64,
+        trace: Trace,
         patience: Patience<'_>,
         note: &dyn Fn(Told),
     ) -> Result<u32, Stumble> {
         self.attachments.session(login.number(), patience.deadline, || {
             let attach = request::Body::Attach(login.attach(&self.binding));
-            let request = wire::Request { body: Some(attach), min_index, ..Default::default() };
+            let request = wire::Request { body: Some(attach), min_index, trace: trace.0, ..Default::default() };
             match self.exchange(request, patience, note)? {
-                reply::Body::Attach(reply) if reply.session != 0 => Ok(reply),
+                reply::Body::Attach(reply) if reply.session != 0 => {
+                    login.exchange_token(&reply.token);
+                    Ok(reply)
+                }
                 _ => Err(self.broken_answer()),
             }
         })

@@ -63,6 +63,8 @@ pub(crate) struct World {
     pub(crate) roster_questions: AtomicU64,
     /// (connection, stream) → operation.
     pub(crate) streams: Mutex<HashMap<(u64, u64), PeerStream>>,
+    /// Whether a token is exchanged when it is shown, and is void from then on.
+    pub(crate) exchanges_tokens: AtomicBool,
     script: Mutex<Script>,
 }
 
@@ -153,6 +155,7 @@ impl World {
             roster: AtomicU32::new(0),
             roster_questions: AtomicU64::new(0),
             streams: Mutex::default(),
+            exchanges_tokens: AtomicBool::new(false),
             script: Mutex::new(Box::new(script)),
         })
     }
@@ -199,9 +202,16 @@ impl World {
         if key.verify(&statement, &attach.proof).is_err() {
             return failure(ErrorCode::TokenRefused);
         }
-        link.sessions.push(attach.token);
+        let mut token = Vec::new();
+        if self.exchanges_tokens.load(Ordering::Relaxed) {
+            token = [attach.token.as_slice(), b" anew"].concat();
+            let mut sessions = self.sessions.lock().unwrap();
+            let key = sessions.remove(&attach.token).unwrap();
+            sessions.insert(token.clone(), key);
+        }
+        link.sessions.push(if token.is_empty() { attach.token } else { token.clone() });
         let session = u32::try_from(link.sessions.len()).unwrap();
-        reply::Body::Attach(wire::AttachReply { session, expires_at: 4_000_000_000_000, token: Vec::new() })
+        reply::Body::Attach(wire::AttachReply { session, expires_at: 4_000_000_000_000, token })
     }
 
     fn stream(&self, link: &Link, message: wire::Stream) -> reply::Body {

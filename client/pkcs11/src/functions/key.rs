@@ -141,24 +141,25 @@ fn derive_key(
     create_one(session, About::Derive, template.is(AttributeKind::Token), &make)
 }
 
-/// The session, and a template of the caller; the place of the new handle is looked at before a key is made for it.
+/// Session and mechanism of a call that makes a key. The place of the new handle is looked at before a key is made for it,
+/// and the mechanism before the template, whose attributes may be of a mechanism that this HSM does not have.
 ///
 /// # Safety
-/// As PKCS#11 says of the template.
-unsafe fn session_and_template(
+/// As PKCS#11 says of the mechanism.
+unsafe fn session_and_mechanism(
     application: &Application,
     session: CK_SESSION_HANDLE,
-    template: *mut CK_ATTRIBUTE,
-    count: CK_ULONG,
+    mechanism: *const CK_MECHANISM,
+    flag: CK_FLAGS,
     place: *mut CK_OBJECT_HANDLE,
-) -> Outcome<(std::sync::Arc<Session>, Template)> {
+) -> Outcome<(std::sync::Arc<Session>, ReadMechanism)> {
     let session = application.session(session)?;
     if place.is_null() {
         return refuse(CKR_ARGUMENTS_BAD);
     }
     // SAFETY: promised by the caller.
-    let template = unsafe { Attributes::new(template, count) }?.read()?;
-    Ok((session, template))
+    let mechanism = unsafe { mechanism_for(&session, mechanism, flag) }?;
+    Ok((session, mechanism))
 }
 
 entry! {
@@ -170,8 +171,8 @@ entry! {
         count: CK_ULONG,
         place: *mut CK_OBJECT_HANDLE,
     ) = unsafe |application| {
-        let (session, template) = session_and_template(application, session, template, count, place)?;
-        let mechanism = mechanism_for(&session, mechanism, CKF_GENERATE)?;
+        let (session, mechanism) = session_and_mechanism(application, session, mechanism, CKF_GENERATE, place)?;
+        let template = Attributes::new(template, count)?.read()?;
         memory::write(place, generate_key(&session, &mechanism, &template)?)
     };
 }
@@ -188,13 +189,13 @@ entry! {
         public_place: *mut CK_OBJECT_HANDLE,
         private_place: *mut CK_OBJECT_HANDLE,
     ) = unsafe |application| {
-        let (session, public) =
-            session_and_template(application, session, public_template, public_count, public_place)?;
+        let (session, mechanism) =
+            session_and_mechanism(application, session, mechanism, CKF_GENERATE_KEY_PAIR, public_place)?;
         if private_place.is_null() {
             return refuse(CKR_ARGUMENTS_BAD);
         }
+        let public = Attributes::new(public_template, public_count)?.read()?;
         let private = Attributes::new(private_template, private_count)?.read()?;
-        let mechanism = mechanism_for(&session, mechanism, CKF_GENERATE_KEY_PAIR)?;
         let [public, private] = generate_key_pair(&session, &mechanism, &public, &private)?;
         memory::write(public_place, public)?;
         memory::write(private_place, private)
@@ -230,9 +231,9 @@ entry! {
         count: CK_ULONG,
         place: *mut CK_OBJECT_HANDLE,
     ) = unsafe |application| {
-        let (session, template) = session_and_template(application, session, template, count, place)?;
+        let (session, mechanism) = session_and_mechanism(application, session, mechanism, CKF_UNWRAP, place)?;
         let wrapped = Input::new(wrapped, wrapped_length)?;
-        let mechanism = mechanism_for(&session, mechanism, CKF_UNWRAP)?;
+        let template = Attributes::new(template, count)?.read()?;
         memory::write(place, unwrap_key(&session, &mechanism, unwrapping_key, wrapped, &template)?)
     };
 }
@@ -247,8 +248,8 @@ entry! {
         count: CK_ULONG,
         place: *mut CK_OBJECT_HANDLE,
     ) = unsafe |application| {
-        let (session, template) = session_and_template(application, session, template, count, place)?;
-        let mechanism = mechanism_for(&session, mechanism, CKF_DERIVE)?;
+        let (session, mechanism) = session_and_mechanism(application, session, mechanism, CKF_DERIVE, place)?;
+        let template = Attributes::new(template, count)?.read()?;
         memory::write(place, derive_key(&session, &mechanism, base_key, &template)?)
     };
 }

@@ -22,7 +22,8 @@ pub(super) fn begin(work: &mut Work<'_>, start: &EpochStart) -> Answer {
     let before = cluster.epoch;
     let settled = work.state.epochs.get(&before).is_none_or(EpochRecord::is_settled);
     let hsms = work.state.members.iter().filter(|(_, member)| member.kind == MemberKind::Hsm).map(|(&node, _)| node);
-    let fits = start.masters.iter().all(|master| master.sealed.len() <= SEALED_MASTER_BYTES);
+    let short = |sealed: &[u8]| sealed.len() <= SEALED_MASTER_BYTES;
+    let fits = start.masters.iter().all(|master| short(&master.sealed) && short(&master.sealed_before));
     if start.epoch.0 != before.0 + 1 || !settled || !hsms.eq(start.masters.iter().map(|master| master.node)) {
         return Err(ErrorCode::ObjectChanged.into());
     }
@@ -32,15 +33,25 @@ pub(super) fn begin(work: &mut Work<'_>, start: &EpochStart) -> Answer {
     cluster.epoch = start.epoch;
     cluster.epoch_due = false;
     cluster.sealed_cluster_key.clone_from(&start.sealed_cluster_key);
+    // Whoever was removed can open it, so that it must never serve: a reissue begins anew.
+    cluster.sealed_next_cluster_key.clear();
     // The activation password is void once the cluster is active.
     if !cluster.sealed_activation_password.is_empty() {
         cluster.sealed_activation_password.clone_from(&start.sealed_activation_password);
     }
     let end = work.counters().next_object;
-    let record =
-        EpochRecord { before, begun_at: work.stamp, masters: start.masters.clone(), moved_to: ObjectHandle(0), end };
+    let keys = work.state.objects.iter().filter(|(_, object)| object.has_payload()).count() as u64;
+    let record = EpochRecord {
+        before,
+        begun_at: work.stamp,
+        masters: start.masters.clone(),
+        moved_to: ObjectHandle(0),
+        end,
+        keys,
+        moved: 0,
+    };
     work.put_cluster(cluster);
-    work.put_epoch(start.epoch, Some(&record));
+    work.put_epoch(start.epoch, Some(&record.forgetting_before()));
     // What the epoch before remembers is of no use any more: its payloads are all of this history's last two epochs.
     work.state.epochs.keys().for_each(|&old| work.put_epoch(old, None));
     work.effect(Effect::EpochBegan(start.epoch));
@@ -64,11 +75,13 @@ pub(super) fn move_payloads(
     if !in_range || !sealed_now || moved.len() > MOVES_PER_COMMAND || through <= after {
         return Err(ErrorCode::Malformed.into());
     }
+    let mut count = 0;
     // Nothing may be passed over: every payload in the range that is as it was must have been moved.
     for (handle, object) in work.state.objects.between(after, through) {
         if !object.has_payload() {
             continue;
         }
+        count += u64::from(handle < record.end);
         match moved.iter().find(|moved| moved.handle == handle) {
             Some(moved) if moved.version == object.version() => work.put_payload(handle, Some(&moved.payload)),
             // Replaced since: `replace` let only the present epoch in.
@@ -76,8 +89,8 @@ pub(super) fn move_payloads(
             None => return Err(ErrorCode::ObjectChanged.into()),
         }
     }
-    let record = EpochRecord { moved_to: through, ..record.clone() };
-    work.put_epoch(epoch, Some(&record));
+    let record = EpochRecord { moved_to: through, moved: record.moved + count, ..record.clone() };
+    work.put_epoch(epoch, Some(&record.forgetting_before()));
     Ok(Response::Done)
 }
 

@@ -32,6 +32,9 @@ pub(super) fn form(work: &mut Work<'_>, form: &Form) -> Answer {
     if form.label.is_empty() || form.label.len() > LABEL_BYTES || form.lifecycle != Lifecycle::Uninitialized {
         return Err(ErrorCode::Malformed.into());
     }
+    if !form.releases.is_possible() {
+        return Err(ErrorCode::Malformed.into());
+    }
     work.put_cluster(ClusterRecord {
         cluster: form.cluster,
         incarnation: form.incarnation,
@@ -47,8 +50,10 @@ pub(super) fn form(work: &mut Work<'_>, form: &Form) -> Answer {
         client_anchors: Vec::new(),
         client_certificates_required: false,
         quotas: QuotaProfile::Ours,
-        policy: ClusterPolicy::default(),
+        version: form.member.state_version,
+        policy: ClusterPolicy { releases: form.releases.clone(), ..ClusterPolicy::default() },
         epoch_due: false,
+        sealed_next_cluster_key: Vec::new(),
     });
     roster::found(work, form.node, &form.member)?;
     let first = |name: &str, role, verifier| {

@@ -161,6 +161,8 @@ mod tests {
             quotas,
             policy: crate::roster::ClusterPolicy::default(),
             epoch_due: false,
+            version: crate::versions::NEWEST,
+            sealed_next_cluster_key: Vec::new(),
         };
         let mut state = State { cluster: Some(cluster), ..State::default() };
         for number in 0..count {

@@ -10,14 +10,17 @@ use super::Answer;
 use super::users::require_admin;
 use crate::change::{Effect, Response};
 use crate::cluster::ClusterRecord;
+use crate::command::Action;
 use crate::ids::{HsmId, NodeId, Stamp};
 use crate::limits::{
     ADDRESS_BYTES, APPROVALS, ISOLATION_WINDOW_MAXIMUM_SECONDS, MEMBER_KEY_BYTES, MEMBERS, WITNESSES, ZONE_BYTES,
 };
 use crate::records::Caller;
 use crate::refusal::Refusal;
+use crate::releases::ReleaseRule;
 use crate::roster::{AdmissionRule, ClusterPolicy, MemberKind, MemberRecord};
 use crate::state::State;
+use crate::versions;
 use crate::work::Work;
 
 /// The first member, with the cluster itself.
@@ -34,6 +37,7 @@ pub(super) fn found(work: &mut Work<'_>, node: NodeId, member: &MemberRecord) ->
 pub(super) fn admit(work: &mut Work<'_>, node: NodeId, member: &MemberRecord) -> Answer {
     let mut cluster = standing_cluster(work.state)?;
     check_shape(member)?;
+    check_version(&cluster, member)?;
     if let Some(known) = work.state.members.get(&node) {
         // The same admission again: its first answer was lost.
         let same = known.hsm == member.hsm && known.certificate == member.certificate;
@@ -54,6 +58,40 @@ pub(super) fn admit(work: &mut Work<'_>, node: NodeId, member: &MemberRecord) ->
     }
     work.put_member(node, Some(&MemberRecord { admitted_at: work.stamp, ..member.clone() }));
     work.effect(Effect::RosterChanged);
+    Ok(Response::Done)
+}
+
+/// Whoever knows less than what is in use would have to guess.
+fn check_version(cluster: &ClusterRecord, member: &MemberRecord) -> Result<(), Refusal> {
+    if member.state_version < cluster.version { Err(ErrorCode::VersionRefused.into()) } else { Ok(()) }
+}
+
+/// From now on the cluster uses a later version of commands, if every member knows it.
+pub(super) fn raise_version(work: &mut Work<'_>, version: u32) -> Answer {
+    let mut cluster = standing_cluster(work.state)?;
+    if work.state.members.values().any(|member| member.state_version < version) {
+        return Err(ErrorCode::ClusterTooOld.into());
+    }
+    if version > cluster.version {
+        cluster.version = version;
+        work.put_cluster(cluster);
+    }
+    Ok(Response::Done)
+}
+
+pub(crate) fn judge_release_rule(state: &State, caller: Caller, rule: &ReleaseRule) -> Result<(), Refusal> {
+    require_admin(caller)?;
+    if standing(state)?.version < versions::since(&Action::SetReleaseRule { rule: ReleaseRule::default() }) {
+        return Err(ErrorCode::ClusterTooOld.into());
+    }
+    if rule.is_possible() { Ok(()) } else { Err(ErrorCode::AttributeValue.into()) }
+}
+
+pub(super) fn set_release_rule(work: &mut Work<'_>, caller: Caller, rule: &ReleaseRule) -> Answer {
+    judge_release_rule(work.state, caller, rule)?;
+    let mut cluster = standing_cluster(work.state)?;
+    cluster.policy.releases = rule.clone();
+    work.put_cluster(cluster);
     Ok(Response::Done)
 }
 
@@ -97,6 +135,7 @@ pub(super) fn update(work: &mut Work<'_>, node: NodeId, member: &MemberRecord) -
     if !same {
         return Err(ErrorCode::AdmissionRefused.into());
     }
+    check_version(standing(work.state)?, member)?;
     let (admitted_at, sealing_key) = (known.admitted_at, known.sealing_key.clone());
     work.put_member(node, Some(&MemberRecord { admitted_at, sealing_key, ..member.clone() }));
     work.effect(Effect::RosterChanged);
@@ -117,6 +156,9 @@ pub(super) fn remove(work: &mut Work<'_>, caller: Caller, hsm: HsmId) -> Answer 
     let node = judge_removal(work.state, caller, hsm)?;
     let knows_keys = work.state.members.get(&node).is_some_and(|member| member.kind == MemberKind::Hsm);
     if let Some(cluster) = work.state.cluster.as_ref().filter(|_| knows_keys) {
+        let seconds = cluster.policy.isolation_window_seconds;
+        let (index, now) = (work.index, work.stamp);
+        work.linger(|lingering| lingering.depart(node, hsm, index, seconds, now));
         work.put_cluster(ClusterRecord { epoch_due: true, ..cluster.clone() });
     }
     work.put_member(node, None);
@@ -164,7 +206,11 @@ pub(crate) fn judge_window(caller: Caller, seconds: u32) -> Result<(), Refusal> 
 pub(super) fn set_window(work: &mut Work<'_>, caller: Caller, seconds: u32) -> Answer {
     judge_window(caller, seconds)?;
     let mut cluster = standing_cluster(work.state)?;
-    cluster.policy.isolation_window_seconds = seconds;
+    let before = std::mem::replace(&mut cluster.policy.isolation_window_seconds, seconds);
+    if seconds < before {
+        let (index, now) = (work.index, work.stamp);
+        work.linger(|lingering| lingering.lower(before, index, now));
+    }
     work.put_cluster(cluster);
     Ok(Response::Done)
 }

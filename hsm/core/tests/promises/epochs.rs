@@ -3,14 +3,14 @@
 use hsm_core::command::{EpochStart, MovedPayload, SealedPayload};
 use hsm_core::{
     Action, Effect, Epoch, HsmId, Incarnation, MemberKind, MemberRecord, NodeId, ObjectHandle, Row, SealedMaster,
-    SessionId,
+    SessionId, Stamp,
 };
 use hsm_protocol::{ErrorCode, Template};
 
 use crate::world::{NO_SESSION, World, by};
 
 fn start(epoch: u32, nodes: &[u64]) -> EpochStart {
-    let master = |&node: &u64| SealedMaster { node: NodeId(node), sealed: vec![9; 145] };
+    let master = |&node: &u64| SealedMaster { node: NodeId(node), sealed: vec![9; 145], sealed_before: vec![7; 145] };
     EpochStart {
         epoch: Epoch(epoch),
         masters: nodes.iter().map(master).collect(),
@@ -100,13 +100,35 @@ fn payloads_move_in_order_and_none_is_passed_over() {
     let many: Vec<(u64, u32)> = (1..=65).map(|handle| (handle, 1)).collect();
     assert_eq!(refused(&mut world, moves(2, 0, 65, &many)), ErrorCode::Malformed, "more than one command carries");
     world.must(NO_SESSION, moves(2, 0, 2, &[(1, 1), (2, 1)]));
-    assert!(!world.hsm.epoch_record().unwrap().is_settled());
+    let record = world.hsm.epoch_record().unwrap();
+    assert_eq!((record.is_settled(), record.moved, record.keys), (false, 2, 3));
+    assert!(record.masters.iter().all(|master| !master.sealed_before.is_empty()), "an HSM may have been away");
     world.must(NO_SESSION, moves(2, 2, 3, &[(3, 1)]));
-    assert!(world.hsm.epoch_record().unwrap().is_settled());
+    let record = world.hsm.epoch_record().unwrap();
+    assert_eq!((record.is_settled(), record.moved, record.keys), (true, 3, 3));
+    assert!(record.masters.iter().all(|master| master.sealed_before.is_empty() && !master.sealed.is_empty()));
     let epochs = world.rows.iter().filter(|(row, _)| matches!(row, Row::Payload(_)));
     for (row, value) in epochs {
         assert_eq!(hsm_core::rows::payload(row, value).unwrap().epoch, Epoch(2));
     }
+}
+
+#[test]
+fn the_epoch_before_is_needed_until_payloads_are_moved_and_old_sessions_are_renewed_or_over() {
+    let (mut world, admin, alice, bob) = World::with_users(false);
+    world.aes(alice, &Template::new()).unwrap();
+    assert!(!world.hsm.is_epoch_before_needed(), "there was none before the first");
+    world.must(NO_SESSION, Action::Logout { session: bob });
+    world.must(NO_SESSION, Action::BeginEpoch(start(2, &[1])));
+    assert!(!world.hsm.epoch_record().unwrap().is_settled() && world.hsm.is_epoch_before_needed());
+    world.must(NO_SESSION, moves(2, 0, 1, &[(1, 1)]));
+    assert!(world.hsm.epoch_record().unwrap().is_settled() && world.hsm.is_epoch_before_needed());
+    world.now.0 += 1;
+    let expires_at = Stamp(world.now.0 + 60_000);
+    world.must(NO_SESSION, Action::RenewSession { session: alice, expires_at });
+    assert!(world.hsm.is_epoch_before_needed(), "the admin's token is an old one");
+    world.must(NO_SESSION, Action::Logout { session: admin });
+    assert!(!world.hsm.is_epoch_before_needed());
 }
 
 #[test]
@@ -150,4 +172,40 @@ fn a_new_history_has_one_member_and_no_session() {
     assert_eq!(world.hsm.members().keys().copied().collect::<Vec<_>>(), [NodeId(9)]);
     assert_eq!((world.hsm.session_count(), world.hsm.object_count()), (0, 3));
     assert_eq!(world.refused(by(alice), Action::DestroyObject { handle: ObjectHandle(1) }), ErrorCode::NotLoggedIn);
+}
+
+fn reissue(epoch: u32) -> Action {
+    Action::BeginReissue { epoch: Epoch(epoch), sealed_cluster_key: vec![4; 64] }
+}
+
+fn signed() -> Action {
+    let pem = |number| format!("-----BEGIN CERTIFICATE-----\n{number}\n-----END CERTIFICATE-----\n");
+    Action::FinishReissue { certificate: pem(1), trust_anchor: pem(2) }
+}
+
+#[test]
+fn a_new_tls_key_serves_only_once_it_is_signed_and_only_admins_bring_it() {
+    let (mut world, admin, alice) = world();
+    assert_eq!(world.refused(by(alice), reissue(1)), ErrorCode::RoleRefused);
+    assert_eq!(world.refused(NO_SESSION, reissue(1)), ErrorCode::NotLoggedIn);
+    assert_eq!(world.refused(by(admin), signed()), ErrorCode::LifecycleRefused, "none has begun");
+    assert_eq!(world.refused(by(admin), reissue(2)), ErrorCode::ObjectChanged, "sealed under another epoch");
+    let before = world.hsm.cluster().unwrap().sealed_cluster_key.clone();
+    world.must(by(admin), reissue(1));
+    assert_eq!(world.hsm.cluster().unwrap().sealed_cluster_key, before);
+    assert_eq!(world.refused(by(alice), signed()), ErrorCode::RoleRefused);
+    world.must(by(admin), signed());
+    assert!(world.effects.iter().any(|effect| matches!(effect, Effect::ReloadTls)));
+    let cluster = world.hsm.cluster().unwrap();
+    assert_eq!(cluster.sealed_cluster_key, [4; 64]);
+    assert!(cluster.sealed_next_cluster_key.is_empty() && cluster.certificate.contains('1'));
+    assert_eq!(world.refused(by(admin), signed()), ErrorCode::LifecycleRefused, "it is over");
+}
+
+#[test]
+fn a_tls_key_that_waited_when_an_epoch_began_never_serves() {
+    let (mut world, admin, _) = world();
+    world.must(by(admin), reissue(1));
+    world.must(NO_SESSION, Action::BeginEpoch(start(2, &[1, 2, 3])));
+    assert_eq!(world.refused(by(admin), signed()), ErrorCode::LifecycleRefused);
 }

@@ -15,4 +15,5 @@ mod search;
 mod sessions;
 mod templates;
 mod users;
+mod versions;
 mod world;

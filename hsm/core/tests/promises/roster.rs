@@ -1,5 +1,6 @@
 //! Members: who may join by which rule, who may leave, and that an identity is used once.
 
+use hsm_core::limits::{DEPARTED_MEMBERS, PAST_WINDOWS};
 use hsm_core::{Action, AdmissionRule, HsmId, MemberKind, MemberRecord, NodeId, Response};
 use hsm_protocol::{ErrorCode, Role};
 
@@ -140,4 +141,83 @@ fn rules_and_windows_are_an_admins_within_bounds() {
     world.must(by(admin), window(604_800));
     world.must(by(admin), window(0));
     assert!(world.log_in("admin", Role::Admin).is_ok());
+}
+
+#[test]
+fn a_window_that_was_lowered_is_remembered_until_nobody_can_go_by_it() {
+    let (mut world, admin, ..) = World::with_users(false);
+    let window = |seconds| Action::SetIsolationWindow { seconds };
+    world.must(by(admin), window(7200));
+    assert!(world.hsm.lingering().windows.is_empty(), "whoever has not heard of a longer one stops earlier");
+    world.must(by(admin), window(0));
+    let [past] = world.hsm.lingering().windows[..] else { panic!("one is remembered") };
+    assert_eq!((past.seconds, past.lowered_at.0), (7200, world.index));
+    // A clock may run by an eighth too fast.
+    assert!(past.until.0 >= world.now.0 + 2 * HOUR + 2 * HOUR / 8);
+    assert!(world.reloaded().lingering() == world.hsm.lingering(), "it is stored");
+    assert_eq!(world.hsm.lingering().last_lowering().0, world.index);
+    // A shorter one that was lowered before is no longer of interest, a longer one is.
+    world.must(by(admin), window(9000));
+    world.must(by(admin), window(8000));
+    world.must(by(admin), window(60));
+    let seconds = |world: &World| world.hsm.lingering().windows.iter().map(|past| past.seconds).collect::<Vec<_>>();
+    assert_eq!(seconds(&world), [9000, 8000]);
+    world.now.0 += 3 * HOUR;
+    let admin = world.log_in("admin", Role::Admin).unwrap();
+    world.must(by(admin), window(0));
+    assert_eq!(seconds(&world), [60], "what is over is forgotten");
+}
+
+#[test]
+fn so_many_lowered_windows_are_remembered_and_one_more_counts_with_the_longest() {
+    let (mut world, admin, ..) = World::with_users(false);
+    let window = |seconds| Action::SetIsolationWindow { seconds };
+    let most = u32::try_from(PAST_WINDOWS).unwrap();
+    for step in 0..=most {
+        world.must(by(admin), window(3000 - step));
+    }
+    let windows = world.hsm.lingering().windows;
+    assert_eq!((windows.len(), windows[0].seconds), (PAST_WINDOWS, 3600));
+    world.must(by(admin), window(0));
+    let windows = world.hsm.lingering().windows;
+    assert_eq!(
+        (windows.len(), windows[0].seconds, windows[0].lowered_at.0),
+        (PAST_WINDOWS, 3600, world.index - u64::from(most) + 1)
+    );
+}
+
+#[test]
+fn an_hsm_that_was_removed_is_remembered_until_it_has_stopped_for_certain() {
+    let (mut world, admin, ..) = World::with_users(false);
+    let (removal, window) =
+        (|hsm| Action::RemoveMember { hsm: HsmId([hsm; 16]) }, Action::SetIsolationWindow { seconds: 0 });
+    world.must(NO_SESSION, admit(2, hsm(2)));
+    world.must(NO_SESSION, admit(3, witness(3)));
+    world.must(by(admin), removal(3));
+    assert!(world.hsm.lingering().members.is_empty(), "a witness serves nobody");
+    world.must(by(admin), window);
+    world.must(by(admin), removal(2));
+    let [gone] = world.hsm.lingering().members[..] else { panic!("one is remembered") };
+    assert_eq!((gone.node, gone.hsm, gone.removed_at.0), (NodeId(2), HsmId([2; 16]), world.index));
+    assert!(gone.until.0 >= world.now.0 + HOUR, "it may not have heard of the other window");
+    world.now.0 += 2 * HOUR;
+    world.must(NO_SESSION, admit(4, hsm(4)));
+    world.must(NO_SESSION, removal(4));
+    let gone: Vec<_> = world.hsm.lingering().members.iter().map(|gone| gone.node.0).collect();
+    assert_eq!(gone, [4]);
+}
+
+#[test]
+fn so_many_removed_hsms_are_remembered_and_one_more_takes_the_place_of_the_first() {
+    let (mut world, admin, ..) = World::with_users(false);
+    world.must(by(admin), rule(true, 28, 1024));
+    let last = u64::try_from(DEPARTED_MEMBERS).unwrap() + 2;
+    for node in 2..=last {
+        let member = hsm(u8::try_from(node).unwrap());
+        let hsm = member.hsm;
+        world.must(NO_SESSION, admit(node, member));
+        world.must(NO_SESSION, Action::RemoveMember { hsm });
+    }
+    let gone = world.hsm.lingering().members;
+    assert_eq!((gone.len(), gone[0].node.0, gone[gone.len() - 1].node.0), (DEPARTED_MEMBERS, 3, last));
 }

@@ -35,7 +35,11 @@ pub(crate) struct World {
 impl World {
     /// Formed, initialised and active: the admin's password is the verifier `admin`.
     pub(crate) fn active(fips: bool) -> Self {
-        let mut world = Self::formed(fips);
+        Self::formed(fips).activated()
+    }
+
+    fn activated(self) -> Self {
+        let mut world = self;
         let install = Action::InstallCertificate { certificate: PEM.to_owned(), trust_anchor: PEM.to_owned() };
         world.must(NO_SESSION, install);
         world.must(NO_SESSION, Action::Activate { verifier: verifier("admin") });
@@ -43,6 +47,10 @@ impl World {
     }
 
     pub(crate) fn formed(fips: bool) -> Self {
+        Self::formed_by(form(fips))
+    }
+
+    fn formed_by(form: Form) -> Self {
         let mut world = Self {
             hsm: Hsm::empty(),
             rows: BTreeMap::new(),
@@ -54,13 +62,24 @@ impl World {
             effects: Vec::new(),
             next: 0,
         };
-        world.must(NO_SESSION, Action::Form(form(fips)));
+        world.must(NO_SESSION, Action::Form(form));
         world
     }
 
     /// Active, with crypto users `alice` and `bob` logged in; the sessions are admin's, alice's, bob's.
     pub(crate) fn with_users(fips: bool) -> (Self, SessionId, SessionId, SessionId) {
-        let mut world = Self::active(fips);
+        Self::active(fips).peopled()
+    }
+
+    /// [`World::with_users`], formed by a program that knows no later version of commands.
+    pub(crate) fn with_users_of(state_version: u32) -> (Self, SessionId, SessionId, SessionId) {
+        let mut form = form(false);
+        form.member.state_version = state_version;
+        Self::formed_by(form).activated().peopled()
+    }
+
+    fn peopled(self) -> (Self, SessionId, SessionId, SessionId) {
+        let mut world = self;
         let admin = world.log_in("admin", Role::Admin).unwrap();
         for name in ["alice", "bob"] {
             world.must(by(admin), create_user(name, Role::CryptoUser));
@@ -214,6 +233,7 @@ pub(crate) fn form(fips: bool) -> Form {
         activation: verifier("activation"),
         sealed_activation_password: vec![1],
         sealed_cluster_key: vec![2],
+        releases: hsm_core::ReleaseRule::default(),
         certificates: CeremonyCertificates::default(),
         node: NodeId(1),
         member: MemberRecord::alone(HsmId([1; 16]), MemberKind::Hsm),

@@ -121,22 +121,38 @@ impl MasterKey {
         binding: &Handover,
         sealed: &[u8],
     ) -> Result<Result<Self, SealBroken>, CryptoFault> {
-        let opened =
-            sealed.split_at_checked(PUBLIC).ok_or(SealBroken::Format).and_then(|(encapsulated, ciphertext)| {
-                let private = HpkePrivateKey::from(pair.private.expose().to_vec());
-                let encapsulated = EncapsulatedSecret(encapsulated.to_vec());
-                let opened = SUITE.open(&encapsulated, &binding.info(), &[], ciphertext, &private);
-                opened.map(Zeroizing::new).map_err(|_| SealBroken::Authentication)
-            });
-        let opened = match opened {
-            Ok(opened) => opened,
-            Err(broken) => return Ok(Err(broken)),
-        };
-        match <&[u8; KEY]>::try_from(opened.as_slice()) {
-            Ok(master) if binding.epoch != Epoch(0) => Self::received(module, binding.epoch, master).map(Ok),
-            _ => Ok(Err(SealBroken::Format)),
+        match open(pair, binding, sealed) {
+            Ok(master) => Self::received(module, binding.epoch, &master).map(Ok),
+            Err(broken) => Ok(Err(broken)),
         }
     }
+
+    /// Opens a master key of another epoch that [`MasterKey::hand_over`] sealed for this pair. The node keeps the storage
+    /// key that it has.
+    ///
+    /// # Errors
+    /// As [`MasterKey::receive`].
+    pub fn receive_beside(
+        &self,
+        pair: &SealingPair,
+        binding: &Handover,
+        sealed: &[u8],
+    ) -> Result<Result<Self, SealBroken>, CryptoFault> {
+        match open(pair, binding, sealed) {
+            Ok(master) => self.succeeded_by(binding.epoch, &master).map(Ok),
+            Err(broken) => Ok(Err(broken)),
+        }
+    }
+}
+
+fn open(pair: &SealingPair, binding: &Handover, sealed: &[u8]) -> Result<Zeroizing<[u8; KEY]>, SealBroken> {
+    let (encapsulated, ciphertext) = sealed.split_at_checked(PUBLIC).ok_or(SealBroken::Format)?;
+    let private = HpkePrivateKey::from(pair.private.expose().to_vec());
+    let encapsulated = EncapsulatedSecret(encapsulated.to_vec());
+    let opened = SUITE.open(&encapsulated, &binding.info(), &[], ciphertext, &private);
+    let opened = Zeroizing::new(opened.map_err(|_| SealBroken::Authentication)?);
+    let master = <[u8; KEY]>::try_from(opened.as_slice()).map(Zeroizing::new).map_err(|_| SealBroken::Format)?;
+    if binding.epoch == Epoch(0) { Err(SealBroken::Format) } else { Ok(master) }
 }
 
 #[cfg(test)]
@@ -162,6 +178,20 @@ mod tests {
         assert!(received.master() == master.master());
         assert!(received.both()[KEY..] != master.both()[KEY..]);
         assert_eq!(received.epoch(), Epoch(3));
+    }
+
+    #[test]
+    fn a_key_of_the_next_epoch_leaves_the_storage_key_as_it_is() {
+        let module = Module::start().unwrap();
+        let (present, next) = (MasterKey::generate(&module, Epoch(2)), MasterKey::generate(&module, Epoch(3)));
+        let (present, next) = (present.unwrap(), next.unwrap());
+        let pair = SealingPair::generate().unwrap();
+        let sealed = next.hand_over(pair.public(), &BINDING).unwrap();
+        let received = present.receive_beside(&pair, &BINDING, &sealed).unwrap().unwrap();
+        assert!(received.epoch() == Epoch(3) && received.master() == next.master());
+        assert!(received.both()[KEY..] == present.both()[KEY..]);
+        let foreign = Handover { epoch: Epoch(2), ..BINDING };
+        assert!(present.receive_beside(&pair, &foreign, &sealed).unwrap().is_err());
     }
 
     #[test]

@@ -57,6 +57,14 @@ impl MasterKey {
         Ok(Self { epoch, keys })
     }
 
+    /// A master key of another epoch for the node that this one belongs to: its store keeps its storage key.
+    pub(super) fn succeeded_by(&self, epoch: Epoch, master: &[u8; KEY]) -> Result<Self, CryptoFault> {
+        let mut keys = Pages::new(2 * KEY)?;
+        keys.bytes_mut()[..KEY].copy_from_slice(master);
+        keys.bytes_mut()[KEY..].copy_from_slice(&self.both()[KEY..]);
+        Ok(Self { epoch, keys })
+    }
+
     /// Keys that were unsealed.
     pub(super) fn from_parts(epoch: Epoch, keys: Pages) -> Self {
         Self { epoch, keys }

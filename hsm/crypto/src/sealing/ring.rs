@@ -41,19 +41,23 @@ impl KeyRing {
         Self { epochs: RwLock::new(Epochs { present: Arc::new(present), before: before.map(Arc::new) }) }
     }
 
-    /// Goes on to the next epoch. The present one becomes the one before. The same or an older epoch changes nothing: log
-    /// entries are applied again after a crash.
-    pub fn advance(&self, next: ClusterKeys) {
+    /// Goes on to the next epoch, with the keys of the one before it if payloads may still be under them. The same or an
+    /// older epoch changes nothing: log entries are applied again after a crash.
+    pub fn advance(&self, next: ClusterKeys, before: Option<ClusterKeys>) {
         let mut epochs = self.epochs.write();
         if next.epoch() > epochs.present.epoch() {
-            let before = std::mem::replace(&mut epochs.present, Arc::new(next));
-            epochs.before = Some(before);
+            *epochs = Epochs { present: Arc::new(next), before: before.map(Arc::new) };
         }
     }
 
     /// Forgets the epoch before: nothing is sealed under it any more.
     pub fn forget_before(&self) {
         self.epochs.write().before = None;
+    }
+
+    /// Whether payloads of this epoch open.
+    pub fn has(&self, epoch: Epoch) -> bool {
+        self.of(epoch).is_some()
     }
 
     /// The present epoch.
@@ -227,9 +231,16 @@ mod tests {
     use crate::sealing::MasterKey;
     use crate::tests::keys::module;
 
+    fn master(epoch: u32) -> MasterKey {
+        MasterKey::generate(module(), Epoch(epoch)).unwrap()
+    }
+
+    fn of(master: &MasterKey) -> ClusterKeys {
+        ClusterKeys::new(master, ClusterId([1; 16])).unwrap()
+    }
+
     fn keys(epoch: u32) -> ClusterKeys {
-        let master = MasterKey::generate(module(), Epoch(epoch)).unwrap();
-        ClusterKeys::new(&master, ClusterId([1; 16])).unwrap()
+        of(&master(epoch))
     }
 
     const CLAIMS: TokenClaims = TokenClaims {
@@ -241,10 +252,11 @@ mod tests {
 
     #[test]
     fn a_token_of_the_epoch_before_opens_and_is_told_apart() {
-        let ring = KeyRing::new(keys(1), None);
+        let first = master(1);
+        let ring = KeyRing::new(of(&first), None);
         let token = ring.seal_token(module(), &CLAIMS).unwrap();
         assert!(ring.open_token(&token).is_ok_and(|opened| opened.is_present && opened.content == CLAIMS));
-        ring.advance(keys(2));
+        ring.advance(keys(2), Some(of(&first)));
         assert!(ring.open_token(&token).is_ok_and(|opened| !opened.is_present && opened.content == CLAIMS));
         let token = ring.seal_token(module(), &CLAIMS).unwrap();
         assert!(ring.open_token(&token).is_ok_and(|opened| opened.is_present));
@@ -252,19 +264,22 @@ mod tests {
 
     #[test]
     fn what_was_sealed_two_epochs_ago_opens_no_more() {
-        let ring = KeyRing::new(keys(1), None);
+        let (first, second) = (master(1), master(2));
+        let ring = KeyRing::new(of(&first), None);
         let secret = ring.seal_bytes(module(), "purpose", b"secret").unwrap();
-        ring.advance(keys(2));
+        ring.advance(of(&second), Some(of(&first)));
+        assert!(ring.has(Epoch(1)) && ring.has(Epoch(2)) && !ring.has(Epoch(3)));
         assert!(ring.open_bytes("purpose", &secret).is_ok_and(|opened| opened.expose() == b"secret"));
-        ring.advance(keys(3));
+        ring.advance(keys(3), Some(of(&second)));
         assert!(ring.open_bytes("purpose", &secret).is_err());
     }
 
     #[test]
     fn a_forgotten_epoch_opens_nothing() {
-        let ring = KeyRing::new(keys(1), None);
+        let first = master(1);
+        let ring = KeyRing::new(of(&first), None);
         let token = ring.seal_token(module(), &CLAIMS).unwrap();
-        ring.advance(keys(2));
+        ring.advance(keys(2), Some(of(&first)));
         ring.forget_before();
         assert!(!ring.has_before() && ring.open_token(&token).is_err());
     }
@@ -273,8 +288,8 @@ mod tests {
     fn a_repeated_epoch_changes_nothing() {
         let ring = KeyRing::new(keys(2), None);
         let token = ring.seal_token(module(), &CLAIMS).unwrap();
-        ring.advance(keys(2));
-        ring.advance(keys(1));
+        ring.advance(keys(2), None);
+        ring.advance(keys(1), None);
         assert_eq!(ring.epoch(), Epoch(2));
         assert!(ring.open_token(&token).is_ok_and(|opened| opened.is_present));
     }

@@ -127,7 +127,7 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<Types>, RaftStorageError> {
         let bounds = self.memory.lock().bounds;
-        Ok(LogState { last_purged_log_id: bounds.purged, last_log_id: bounds.last.max(bounds.purged) })
+        Ok(LogState { last_purged_log_id: bounds.purged, last_log_id: bounds.end() })
     }
 
     async fn get_log_reader(&mut self) -> Self {

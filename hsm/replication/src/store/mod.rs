@@ -6,6 +6,8 @@
 //!
 //! [`opening`] verifies and loads, [`log`] is openraft's view of the log, [`snapshot`] moves the state to another member.
 
+#[cfg(test)]
+mod fixtures;
 pub(crate) mod log;
 mod mark;
 pub(crate) mod opening;
@@ -36,8 +38,8 @@ use crate::node::AuditEntry;
 use crate::stamp::Stamped;
 use crate::store::opening::LogBounds;
 use crate::store::pending::{Changes, Pending};
-use crate::store::rows::{AUDIT, LOG, META, Progress, STATE, meta};
-use crate::types::{Vote, decode};
+use crate::store::rows::{AUDIT, FORMAT, Identity, LOG, META, Progress, STATE, meta};
+use crate::types::{LogId, NodeId, Vote, decode};
 
 /// One node's store.
 pub(crate) struct Store {
@@ -47,8 +49,8 @@ pub(crate) struct Store {
     database: RwLock<Option<Database>>,
     writer: Mutex<Writer>,
     pending: Pending,
-    /// How far the state machine is on disk for certain.
-    durable: Mutex<Progress>,
+    /// What is on disk for certain.
+    durable: Mutex<Reached>,
     faults: Arc<Faults>,
     flushes: AtomicU64,
 }
@@ -59,8 +61,30 @@ struct Writer {
     commit: u64,
     /// Over all rows of the tables of states and audit.
     sum: RowSum,
-    /// How far the state machine is in the database.
-    progress: Progress,
+    /// How far the database is.
+    reached: Reached,
+}
+
+/// How far a store is.
+#[derive(Clone, Default)]
+pub(crate) struct Reached {
+    /// The state machine.
+    pub(crate) progress: Progress,
+    /// The last vote.
+    pub(crate) vote: Option<Vote>,
+    /// The log.
+    pub(crate) log: LogBounds,
+}
+
+impl Reached {
+    /// What a commit of these brings.
+    fn advance(&mut self, work: &Work, changes: &Changes) {
+        if let Some(progress) = &changes.progress {
+            self.progress = progress.clone();
+        }
+        self.vote = work.vote.or(self.vote);
+        self.log = work.bounds.unwrap_or(self.log);
+    }
 }
 
 /// What a commit writes besides what is pending.
@@ -78,6 +102,8 @@ pub(crate) struct Work {
     pub(crate) stamped: Option<Stamped>,
     /// What is remembered of the other members.
     pub(crate) memories: Option<Memories>,
+    /// The node that the store belongs to from now on.
+    pub(crate) node: Option<NodeId>,
     /// Wait until the disk has it.
     pub(crate) durable: bool,
 }
@@ -97,7 +123,7 @@ impl Store {
                 self.pending.written();
                 if work.durable {
                     self.flushes.fetch_add(1, Ordering::Relaxed);
-                    *self.durable.lock() = writer.progress.clone();
+                    *self.durable.lock() = writer.reached.clone();
                     self.note_durable(writer.commit);
                 }
                 Ok(())
@@ -119,14 +145,26 @@ impl Store {
         self.pending.add(changes);
     }
 
-    /// How far the state machine is on disk for certain.
-    pub(crate) fn durable(&self) -> Progress {
+    /// How far the disk is for certain: what was written since, and what is being written, is not in it.
+    pub(crate) fn durable(&self) -> Reached {
         self.durable.lock().clone()
     }
 
     /// Durable commits since the start.
     pub(crate) fn flushes(&self) -> u64 {
         self.flushes.load(Ordering::Relaxed)
+    }
+
+    /// The position of an entry of the log, if it is there or was the last one that went.
+    pub(crate) fn log_id_at(&self, index: u64) -> Result<Option<LogId>, StorageFault> {
+        let purged = self.writer.lock().reached.log.purged.filter(|purged| purged.index == index);
+        if purged.is_some() {
+            return Ok(purged);
+        }
+        self.with_database(|database| {
+            let table = database.begin_read()?.open_table(LOG)?;
+            table.get(index)?.map(|sealed| Ok(self.log_entry(index, sealed.value())?.log_id)).transpose()
+        })
     }
 
     /// Whether there is room for what is proposed next.
@@ -196,7 +234,10 @@ impl Store {
     }
 
     /// Runs something on the database; a panic inside redb, which damaged pages can cause, becomes a fault.
-    fn with_database<T>(&self, run: impl FnOnce(&Database) -> Result<T, StorageFault>) -> Result<T, StorageFault> {
+    pub(crate) fn with_database<T>(
+        &self,
+        run: impl FnOnce(&Database) -> Result<T, StorageFault>,
+    ) -> Result<T, StorageFault> {
         let database = self.database.read();
         let database = database.as_ref().ok_or(StorageFault::Stopped)?;
         without_panic(|| run(database))
@@ -215,12 +256,12 @@ impl Store {
         let mut next = Writer {
             commit: writer.commit + u64::from(work.durable),
             sum: writer.sum,
-            progress: writer.progress.clone(),
+            reached: writer.reached.clone(),
         };
+        next.reached.advance(work, changes);
         self.write_changes(&transaction, changes, &mut next.sum)?;
         let mut table = transaction.open_table(META)?;
         if let Some(progress) = &changes.progress {
-            next.progress = progress.clone();
             self.put_meta(&mut table, meta::PROGRESS, &(progress, next.sum.to_bytes()))?;
         }
         if work.durable {
@@ -234,6 +275,9 @@ impl Store {
         }
         if let Some(memories) = &work.memories {
             self.put_meta(&mut table, meta::MEMORIES, memories)?;
+        }
+        if let Some(node) = work.node {
+            self.put_meta(&mut table, meta::IDENTITY, &Identity { format: FORMAT, node })?;
         }
         if let Some(bounds) = &work.bounds {
             self.put_meta(&mut table, meta::BOUNDS, bounds)?;
@@ -366,7 +410,7 @@ impl Store {
     }
 }
 
-fn encode(table: &'static str, key: &[u8], value: &impl Serialize) -> Result<Vec<u8>, StorageFault> {
+pub(crate) fn encode(table: &'static str, key: &[u8], value: &impl Serialize) -> Result<Vec<u8>, StorageFault> {
     postcard::to_stdvec(value).map_err(|error| StorageFault::broken(table, key, error))
 }
 

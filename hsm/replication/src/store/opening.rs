@@ -18,10 +18,11 @@ use serde::{Deserialize, Serialize};
 use crate::disk::{Backend, Disk};
 use crate::fault::{Faults, OpenFault, StorageFault};
 use crate::memory::Memories;
+use crate::network::History;
 use crate::stamp::Stamped;
 use crate::store::pending::Pending;
 use crate::store::rows::{AUDIT, FIRST_PAYLOAD, FORMAT, Identity, LOG, META, Progress, STATE, meta};
-use crate::store::{Store, Work, Writer, mark, panic_text, rows};
+use crate::store::{Reached, Store, Work, Writer, mark, panic_text, rows};
 use crate::types::{Entry, LogId, NodeId, Vote, decode};
 
 /// How a redb file begins (redb's `docs/design.md`, "Database header").
@@ -44,6 +45,8 @@ pub(crate) struct Opened {
     pub(crate) stamped: Option<Stamped>,
     /// It was made to join a cluster.
     pub(crate) joins: bool,
+    /// Which history that was.
+    pub(crate) joined: Option<History>,
     /// It was empty until now.
     pub(crate) new: bool,
     pub(crate) memories: Memories,
@@ -56,8 +59,8 @@ pub(crate) enum Beginning {
     No,
     /// The store of a node that begins a history.
     Forms(NodeId),
-    /// The store of a node that joins one.
-    Joins(NodeId),
+    /// The store of a node that joins this one.
+    Joins(NodeId, History),
 }
 
 /// What the log holds: everything after `purged` up to `last`.
@@ -65,6 +68,13 @@ pub(crate) enum Beginning {
 pub(crate) struct LogBounds {
     pub(crate) purged: Option<LogId>,
     pub(crate) last: Option<LogId>,
+}
+
+impl LogBounds {
+    /// The last entry that is, or was, in the log.
+    pub(crate) fn end(self) -> Option<LogId> {
+        self.last.max(self.purged)
+    }
 }
 
 /// Opens and verifies the store. One that is new becomes what `beginning` says.
@@ -80,9 +90,9 @@ pub(crate) fn open(
         disk: disk.clone(),
         key: key.clone(),
         database: RwLock::new(Some(database)),
-        writer: Mutex::new(Writer { commit: 0, sum: RowSum::new(), progress: Progress::default() }),
+        writer: Mutex::new(Writer { commit: 0, sum: RowSum::new(), reached: Reached::default() }),
         pending: Pending::default(),
-        durable: Mutex::new(Progress::default()),
+        durable: Mutex::default(),
         faults: faults.clone(),
         flushes: AtomicU64::new(0),
     };
@@ -100,6 +110,7 @@ pub(crate) fn open(
         vote: loaded.vote,
         stamped: loaded.stamped,
         joins: loaded.joins,
+        joined: loaded.joined,
         new: loaded.new,
         memories: loaded.memories,
     })
@@ -113,6 +124,7 @@ struct Loaded {
     vote: Option<Vote>,
     stamped: Option<Stamped>,
     joins: bool,
+    joined: Option<History>,
     new: bool,
     memories: Memories,
 }
@@ -165,11 +177,12 @@ impl Store {
     /// A store without rows: new, or emptied.
     fn begin(&self, beginning: Beginning) -> Result<Loaded, OpenFault> {
         self.compare_with_mark(0)?;
-        let (node, joins) = match beginning {
+        let (node, joined) = match beginning {
             Beginning::No => return Err(OpenFault::NotFormed(self.disk.name())),
-            Beginning::Forms(node) => (node, false),
-            Beginning::Joins(node) => (node, true),
+            Beginning::Forms(node) => (node, None),
+            Beginning::Joins(node, history) => (node, Some(history)),
         };
+        let joins = joined.is_some();
         let identity = Identity { format: FORMAT, node };
         self.with_database(|database| {
             let transaction = database.begin_write()?;
@@ -180,8 +193,9 @@ impl Store {
             table.insert(meta::FORMAT, FORMAT.to_le_bytes().as_slice())?;
             self.put_meta(&mut table, meta::IDENTITY, &identity)?;
             self.put_meta(&mut table, meta::PROGRESS, &(Progress::default(), RowSum::new().to_bytes()))?;
-            if joins {
+            if let Some(history) = joined {
                 self.put_meta(&mut table, meta::JOINS, &())?;
+                self.put_meta(&mut table, meta::HISTORY, &history)?;
             }
             drop(table);
             Ok(transaction.commit()?)
@@ -189,7 +203,7 @@ impl Store {
         self.commit(&Work { durable: true, ..Work::default() })?;
         let (hsm, progress, log) = (Hsm::empty(), Progress::default(), LogBounds::default());
         let memories = Memories::new();
-        Ok(Loaded { identity, hsm, progress, log, vote: None, stamped: None, joins, new: true, memories })
+        Ok(Loaded { identity, hsm, progress, log, vote: None, stamped: None, joins, joined, new: true, memories })
     }
 
     /// Who the store belongs to; `None` when it has no rows at all.
@@ -236,10 +250,12 @@ impl Store {
         let vote = self.get_meta(&table, meta::VOTE)?;
         let stamped = self.get_meta(&table, meta::STAMPED)?;
         let joins = self.get_meta::<()>(&table, meta::JOINS)?.is_some();
-        *self.writer.lock() = Writer { commit, sum, progress: progress.clone() };
-        *self.durable.lock() = progress.clone();
+        let reached = Reached { progress: progress.clone(), vote, log };
+        *self.durable.lock() = reached.clone();
+        *self.writer.lock() = Writer { commit, sum, reached };
         let memories = self.get_meta(&table, meta::MEMORIES)?.unwrap_or_default();
-        Ok(Loaded { identity, hsm, progress, log, vote, stamped, joins, new: false, memories })
+        let joined = self.get_meta(&table, meta::HISTORY)?;
+        Ok(Loaded { identity, hsm, progress, log, vote, stamped, joins, joined, new: false, memories })
     }
 
     fn compare_with_mark(&self, found: u64) -> Result<(), OpenFault> {
@@ -327,9 +343,7 @@ impl Store {
             last = Some(entry.log_id);
             expected += 1;
         }
-        if last == log.last.max(log.purged)
-            && table.len()? == expected - log.purged.map_or(0, |purged| purged.index + 1)
-        {
+        if last == log.end() && table.len()? == expected - log.purged.map_or(0, |purged| purged.index + 1) {
             Ok(())
         } else {
             Err(StorageFault::broken("log", &expected.to_be_bytes(), "the log does not end where it should"))

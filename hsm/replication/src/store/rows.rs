@@ -35,7 +35,11 @@ pub(crate) mod meta {
     pub(crate) const STAMPED: &str = "stamped";
     /// There in a store that was made to join a cluster and not to begin one.
     pub(crate) const JOINS: &str = "joins";
+    /// Which history it joins: what counts until there is state.
+    pub(crate) const HISTORY: &str = "history";
     pub(crate) const MEMORIES: &str = "memories";
+    /// How far a snapshot goes that lies as a whole in the tables of incoming rows.
+    pub(crate) const INCOMING: &str = "incoming";
 }
 
 /// Who this node is.
@@ -86,6 +90,7 @@ const OBJECT: u8 = 5;
 const COUNTERS: u8 = 6;
 const MEMBER: u8 = 7;
 const EPOCH: u8 = 8;
+const LINGERING: u8 = 9;
 /// Far above the others, so that new kinds of rows that are kept in memory find room before it.
 const PAYLOAD: u8 = 0xf0;
 
@@ -104,6 +109,7 @@ pub(crate) fn state_key(row: &Row) -> Vec<u8> {
         Row::Attempt(name) => with(ATTEMPT, name),
         Row::Session(session) => with(SESSION, &session.0),
         Row::Object(handle) => with(OBJECT, &handle.0.to_be_bytes()),
+        Row::Lingering => vec![LINGERING],
         Row::Payload(handle) => with(PAYLOAD, &handle.0.to_be_bytes()),
     }
 }
@@ -115,6 +121,7 @@ pub(crate) fn state_row(key: &[u8]) -> Option<Row> {
     match kind {
         CLUSTER if name.is_empty() => Some(Row::Cluster),
         COUNTERS if name.is_empty() => Some(Row::Counters),
+        LINGERING if name.is_empty() => Some(Row::Lingering),
         MEMBER => Some(Row::Member(hsm_core::NodeId(number()?))),
         EPOCH => Some(Row::Epoch(hsm_core::Epoch(name.try_into().ok().map(u32::from_be_bytes)?))),
         USER => Some(Row::User(UserId(number()?))),
@@ -140,6 +147,7 @@ mod tests {
         let rows = [
             Row::Cluster,
             Row::Counters,
+            Row::Lingering,
             Row::User(UserId(7)),
             Row::Epoch(hsm_core::Epoch(2)),
             Row::Member(hsm_core::NodeId(u64::MAX)),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use hsm_core::Hsm;
 use hsm_crypto::RowSum;
 use parking_lot::Mutex;
-use redb::{Durability, ReadTransaction, ReadableDatabase, ReadableTable};
+use redb::{Durability, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction};
 use serde::{Deserialize, Serialize};
 use serde_bytes::{ByteArray, ByteBuf};
 use sha2::{Digest, Sha384};
@@ -18,7 +18,7 @@ use sha2::{Digest, Sha384};
 use crate::fault::{OpenFault, StorageFault};
 use crate::limits;
 use crate::store::rows::{AUDIT, INCOMING_AUDIT, INCOMING_STATE, META, Progress, STATE, meta};
-use crate::store::{Store, Writer, rows};
+use crate::store::{Reached, Store, Writer, rows};
 use crate::types::SnapshotMeta;
 
 /// What openraft passes around as a snapshot.
@@ -75,6 +75,14 @@ pub(crate) struct Chunk {
     rows: Vec<ChunkRow>,
     /// With the last chunk: how far the state is, and the hash over all rows of all chunks.
     end: Option<(Progress, ByteArray<48>)>,
+}
+
+#[cfg(test)]
+impl Chunk {
+    /// Whether the snapshot ends with it.
+    pub(crate) fn is_last(&self) -> bool {
+        self.end.is_some()
+    }
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -187,6 +195,9 @@ fn digest_row(hash: &mut Sha384, row: &ChunkRow) {
 /// A snapshot that is being received.
 pub(crate) struct Receiver {
     state: Mutex<Receiving>,
+    /// Whoever takes a chunk holds this, with the last one until it is installed: a chunk that comes twice, or from
+    /// another sender, must not replace rows that are about to be installed.
+    turn: tokio::sync::Mutex<()>,
 }
 
 struct Receiving {
@@ -209,7 +220,13 @@ pub(crate) enum Received {
 
 impl Receiver {
     pub(crate) fn new() -> Self {
-        Self { state: Mutex::new(Receiving { snapshot: String::new(), next: 0, hash: Sha384::new(), whole: None }) }
+        let state = Receiving { snapshot: String::new(), next: 0, hash: Sha384::new(), whole: None };
+        Self { state: Mutex::new(state), turn: tokio::sync::Mutex::default() }
+    }
+
+    /// Waits until no other chunk is being taken.
+    pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
     }
 
     /// Stores a chunk among the incoming rows. The last one that was taken may come again: its answer was lost.
@@ -232,6 +249,7 @@ impl Receiver {
             Some((progress, hash))
                 if progress.last == meta.last_log_id && hash.as_slice() == state.hash.clone().finalize().as_slice() =>
             {
+                store.note_incoming(progress)?;
                 state.whole = Some(progress.clone());
                 Ok(Received::Whole(progress.clone()))
             }
@@ -265,6 +283,7 @@ impl Store {
             if chunk.number == 0 {
                 transaction.delete_table(INCOMING_STATE)?;
                 transaction.delete_table(INCOMING_AUDIT)?;
+                transaction.open_table(META)?.remove(meta::INCOMING)?;
             }
             let mut state = transaction.open_table(INCOMING_STATE)?;
             let mut audit = transaction.open_table(INCOMING_AUDIT)?;
@@ -283,6 +302,28 @@ impl Store {
         })
     }
 
+    /// The incoming rows are a whole snapshot that goes as far as this.
+    fn note_incoming(&self, progress: &Progress) -> Result<(), StorageFault> {
+        self.with_database(|database| {
+            let mut transaction = database.begin_write()?;
+            transaction.set_durability(Durability::None)?;
+            self.put_meta(&mut transaction.open_table(META)?, meta::INCOMING, progress)?;
+            Ok(transaction.commit()?)
+        })
+    }
+
+    /// Makes sure that the incoming rows are what was received as a whole, and nothing that came after it.
+    fn take_incoming(&self, transaction: &WriteTransaction, progress: &Progress) -> Result<(), StorageFault> {
+        let mut table = transaction.open_table(META)?;
+        if self.get_meta::<Progress>(&table, meta::INCOMING)?.as_ref() != Some(progress) {
+            return Err(StorageFault::Damaged(
+                "the rows of a snapshot were replaced before it was installed".to_owned(),
+            ));
+        }
+        table.remove(meta::INCOMING)?;
+        Ok(())
+    }
+
     /// Replaces the whole state by the received rows, durably, and loads it.
     pub(crate) fn install(&self, progress: &Progress) -> Result<Hsm, OpenFault> {
         let mut writer = self.writer.lock();
@@ -294,7 +335,7 @@ impl Store {
         }
         *writer = installed?;
         self.pending.written();
-        *self.durable.lock() = progress.clone();
+        *self.durable.lock() = writer.reached.clone();
         self.note_durable(writer.commit);
         let transaction = self.with_database(|database| Ok(database.begin_read()?))?;
         super::without_panic_opening(|| self.load_state(&transaction, &mut RowSum::new()))
@@ -307,6 +348,7 @@ impl Store {
         progress: &Progress,
     ) -> Result<Writer, StorageFault> {
         let transaction = database.begin_write()?;
+        self.take_incoming(&transaction, progress)?;
         transaction.delete_table(STATE)?;
         transaction.delete_table(AUDIT)?;
         transaction.rename_table(INCOMING_STATE, STATE)?;
@@ -328,7 +370,8 @@ impl Store {
             self.put_meta(&mut table, meta::COMMIT, &(writer.commit + 1))?;
         }
         transaction.commit()?;
-        Ok(Writer { commit: writer.commit + 1, sum, progress: progress.clone() })
+        let reached = Reached { progress: progress.clone(), ..writer.reached.clone() };
+        Ok(Writer { commit: writer.commit + 1, sum, reached })
     }
 }
 

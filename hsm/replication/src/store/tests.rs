@@ -26,7 +26,7 @@ use crate::types::{Batch, EncodedCommand, Lead, NodeId, Part, RaftStorageError, 
 
 /// Memory that outlives the database on it.
 #[derive(Clone, Debug, Default)]
-struct MemoryDisk(Arc<InMemoryBackend>);
+pub(super) struct MemoryDisk(Arc<InMemoryBackend>);
 
 impl StorageBackend for MemoryDisk {
     fn len(&self) -> std::io::Result<u64> {
@@ -72,18 +72,18 @@ impl Disk for MemoryDisk {
     }
 }
 
-fn key() -> StorageKey {
+pub(super) fn key() -> StorageKey {
     let module = Module::start().unwrap();
     MasterKey::generate(&module, Epoch(1)).unwrap().storage_key(&module).unwrap()
 }
 
-fn open(disk: &MemoryDisk, key: &StorageKey, new_node: Option<NodeId>) -> Result<Opened, OpenFault> {
+pub(super) fn open(disk: &MemoryDisk, key: &StorageKey, new_node: Option<NodeId>) -> Result<Opened, OpenFault> {
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
     let beginning = new_node.map_or(Beginning::No, Beginning::Forms);
     opening::open(&disk, key, 1024 * 1024, &Arc::new(Faults::new(Arc::new(|_| {}))), beginning)
 }
 
-fn parts(opened: Opened) -> (LogStore, Machine) {
+pub(super) fn parts(opened: Opened) -> (LogStore, Machine) {
     let Opened { store, node, hsm, progress, log, vote, stamped, .. } = opened;
     let stamper = Arc::new(Stamper::new(Arc::new(SystemClock::start()), stamped));
     let proposals = Arc::new(Proposals::new(node, 1, std::time::Duration::from_secs(1), 0));
@@ -100,6 +100,7 @@ fn parts(opened: Opened) -> (LogStore, Machine) {
         history: Arc::default(),
         node,
         lease: Arc::new(crate::leases::Lease::new(true)),
+        newest_state: hsm_core::versions::NEWEST,
     };
     (log, machine)
 }
@@ -135,13 +136,13 @@ fn what_waits_is_seen_and_survives_only_with_a_durable_commit() {
     store.pend(changes(1..3, 4));
     let row = |store: &Store, user: u64| store.pending.row(&state_key(&Row::Payload(ObjectHandle(user))));
     assert_eq!(row(&store, 2), Some(Some(vec![2; 40])));
-    assert_eq!(store.durable().index.0, 0);
+    assert_eq!(store.durable().progress.index.0, 0);
     store.commit(&Work { durable: true, ..Work::default() }).unwrap();
-    assert_eq!((row(&store, 2), store.durable().index.0), (None, 4));
+    assert_eq!((row(&store, 2), store.durable().progress.index.0), (None, 4));
     store.pend(changes(3..5, 5));
     drop(store);
     let store = open(&disk, &key, None).unwrap().store;
-    assert_eq!(store.durable().index.0, 4);
+    assert_eq!(store.durable().progress.index.0, 4);
     store.close();
     assert!(matches!(store.payload(ObjectHandle(1)), Err(StorageFault::Stopped)));
 }
@@ -240,6 +241,41 @@ async fn a_snapshot_of_many_chunks_carries_every_row_to_another_store_under_its_
 }
 
 #[tokio::test]
+async fn rows_that_came_after_a_whole_snapshot_are_not_installed_for_it() {
+    let (_log, machine) = parts(open(&MemoryDisk::default(), &key(), Some(7)).unwrap());
+    machine.store.pend(changes(0..30_000, 9));
+    let (meta, data) = machine.store.snapshot().unwrap().unwrap();
+    let mut reader = data.into_reader().unwrap();
+    let receiver = snapshot::Receiver::new();
+    let (_other_log, mut other) = parts(open(&MemoryDisk::default(), &key(), Some(8)).unwrap());
+    let first = reader.next_chunk().unwrap();
+    let mut received = receiver.take(&other.store, &meta, &first).unwrap();
+    let progress = loop {
+        match received {
+            snapshot::Received::Whole(progress) => break progress,
+            _ => received = receiver.take(&other.store, &meta, &reader.next_chunk().unwrap()).unwrap(),
+        }
+    };
+    // The first chunk comes again before the whole is installed.
+    receiver.take(&other.store, &meta, &first).unwrap();
+    let data = Box::new(snapshot::SnapshotData::received(progress));
+    assert!(other.install_snapshot(&meta, data).await.is_err());
+    assert_eq!(other.applied_state().await.unwrap().0, None, "a part of it is nothing");
+}
+
+#[test]
+fn what_a_power_cut_may_take_counts_as_not_reached() {
+    let opened = open(&MemoryDisk::default(), &key(), Some(7)).unwrap();
+    let last = blank_ent::<Types>(2, 7, 0).log_id;
+    let bounds = LogBounds { purged: None, last: Some(last) };
+    opened.store.commit(&Work { bounds: Some(bounds), ..Work::default() }).unwrap();
+    assert_eq!(opened.store.durable().log.end(), None, "it is written and not flushed");
+    let vote = Vote::new(2, 7);
+    opened.store.commit(&Work { vote: Some(vote), durable: true, ..Work::default() }).unwrap();
+    assert_eq!((opened.store.durable().vote, opened.store.durable().log.end()), (Some(vote), Some(last)));
+}
+
+#[tokio::test]
 async fn entries_are_read_from_memory_and_disk_alike() {
     let (disk, key) = (MemoryDisk::default(), key());
     let (mut log, machine) = parts(open(&disk, &key, Some(7)).unwrap());
@@ -263,7 +299,7 @@ async fn a_batch_that_was_meant_for_another_lead_is_void() {
     let origin = hsm_core::command::Origin { session: None, sequence: 0, lowest_unanswered: 0 };
     let action = hsm_core::Action::RemoveMember { hsm: hsm_core::HsmId([1; 16]) };
     let command = hsm_core::Command { stamp: hsm_core::Stamp(5), origin, action };
-    let encoded = EncodedCommand::new(&hsm_core::command::Versioned::V1(command)).unwrap();
+    let encoded = EncodedCommand::new(&hsm_core::command::Versioned::new(command)).unwrap();
     for (index, (term, node), applied) in [(0, (2, 7), 0), (1, (3, 8), 0), (2, (3, 7), 1)] {
         // It stands in the log under the lead of node 7 in term 3.
         let mut entry = blank_ent::<Types>(3, 7, index);
@@ -275,4 +311,23 @@ async fn a_batch_that_was_meant_for_another_lead_is_void() {
         assert_eq!(machine.applied.now().0, applied);
         assert_eq!(machine.applied_state().await.unwrap().0.map(|last| last.index), Some(index));
     }
+}
+
+#[tokio::test]
+async fn a_command_of_a_later_version_stops_the_node_by_name_and_is_not_guessed_at() {
+    let (_log, mut machine) = parts(open(&MemoryDisk::default(), &key(), Some(7)).unwrap());
+    let told = Arc::new(Mutex::new(None));
+    let ear = told.clone();
+    machine.faults = Arc::new(Faults::new(Arc::new(move |fault| *ear.lock() = Some(fault))));
+    let later = hsm_core::versions::NEWEST + 1;
+    // Postcard's number of the variant, then what this program cannot know.
+    let encoded = EncodedCommand(vec![u8::try_from(later - 1).unwrap(), 0xde, 0xad]);
+    let part = Part { proposer: 8, boot: 1, number: 1, commands: Arc::new([encoded]) };
+    let mut entry = blank_ent::<Types>(1, 7, 0);
+    let (stamp, lead) = (hsm_core::Stamp(5), Lead::new(1, 7));
+    entry.payload = openraft::EntryPayload::Normal(Batch { stamp, lead, parts: Arc::new([part]) });
+    assert!(machine.apply([entry]).await.is_err());
+    assert_eq!(machine.applied.now().0, 0);
+    let fault = told.lock().take().expect("the process is told");
+    assert!(matches!(fault, crate::fault::Fault::NewerCommand { found, .. } if found == later), "{fault}");
 }

@@ -128,3 +128,22 @@ async fn a_leader_that_loses_its_majority_for_good_calls_the_outcome_unknown() {
     let outcome = propose(&yard.nodes[leader], version(&yard.machines[0], "lost")).await;
     assert!(matches!(outcome, Outcome::Unknown));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_nobody_reaches_any_more_still_tells_the_leader_where_it_is() {
+    let yard = Yard::of(3).await;
+    let leader = yard.leader().await;
+    let moved = (leader + 1) % 3;
+    for other in (0..3).filter(|&place| place != moved) {
+        yard.wires.mute(yard.machines[other].id(), yard.machines[moved].id());
+    }
+    // It has not all of the log, so that nobody elects it.
+    assert!(is_done(&propose(&yard.nodes[leader], version(&yard.machines[leader], "missed")).await));
+    let term = |yard: &Yard, place: usize| yard.nodes[place].status().term;
+    yard.until("it votes for itself", |yard| term(yard, moved) > term(yard, leader)).await;
+    let told = start(&yard.nodes[moved], version(&yard.machines[moved], "told"));
+    yard.until("the leader knows", |yard| version_of(yard, leader, moved) == "told").await;
+    yard.wires.heal();
+    assert!(is_done(&told.await.unwrap()));
+    yard.level().await;
+}

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use hsm_core::{Index, MemberKind};
-use hsm_protocol::ErrorCode;
-use hsm_replication::{Outcome, Serving, limits};
+use hsm_core::command::{NewSession, Origin, Verifier};
+use hsm_core::ids::AttemptId;
+use hsm_core::{Action, Index, MemberKind, SessionId};
+use hsm_protocol::{ErrorCode, Role, UserName};
+use hsm_replication::{Node, Outcome, Serving, limits};
 
-use crate::support::{Yard, propose, version};
+use crate::support::{Yard, is_done, propose, start_by, version};
 
 async fn write(yard: &Yard, node: usize, text: &str) -> Index {
     match propose(&yard.nodes[node], version(&yard.machines[node], text)).await {
@@ -215,4 +217,117 @@ async fn what_a_member_knows_of_the_others_is_told() {
         assert!(member.heard_milliseconds_ago.is_some_and(|ago| ago <= 1100));
         assert!(member.lease_milliseconds_left.is_some_and(|left| left > 2000));
     }
+}
+
+/// Activates the cluster and opens a session of its admin.
+async fn admin(node: &Node) -> SessionId {
+    let certificate = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n".to_owned();
+    let (attempt, session) = (AttemptId([5; 16]), SessionId([6; 16]));
+    let expires_at = hsm_core::Stamp(node.now().0 + 3_600_000);
+    let new = NewSession { session, public_key: [7; 32], expires_at };
+    for action in [
+        Action::InstallCertificate { certificate: certificate.clone(), trust_anchor: certificate },
+        Action::Activate { verifier: Verifier(vec![7; 48]) },
+        Action::ReserveAttempt { attempt, name: UserName::new("admin").unwrap(), role: Role::Admin },
+        Action::FinishLogin { attempt, session: Some(new) },
+    ] {
+        assert!(is_done(&propose(node, action).await));
+    }
+    session
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_hsm_that_has_not_heard_of_a_shorter_window_is_named_for_the_longer_one() {
+    let yard = Yard::of(4).await;
+    all_leased(&yard).await;
+    settle().await;
+    let leader = yard.leader().await;
+    let session = admin(&yard.nodes[leader]).await;
+    yard.level().await;
+    let ids = ids(&yard);
+    let silent = (0..4).find(|&place| !yard.voters().contains(&ids[place])).expect("one of four does not vote");
+    yard.wires.isolate(ids[silent], &ids);
+    let origin = Origin { session: Some(session), sequence: 1, lowest_unanswered: 1 };
+    let lowered = start_by(&yard.nodes[leader], origin, Action::SetIsolationWindow { seconds: 0 }).await;
+    let Ok(Outcome::Done { index: lowered, result: Ok(_) }) = lowered else { panic!("it is done") };
+    let named = |unreached: Vec<hsm_replication::Unreached>| match unreached.as_slice() {
+        [one] => (one.node, one.until.0),
+        _ => panic!("one is named"),
+    };
+    let (node, until) = named(yard.nodes[leader].barrier(lowered, Duration::from_secs(10)).await.unwrap());
+    assert_eq!(node, ids[silent]);
+    let Serving::Isolated { left_milliseconds, .. } = yard.nodes[silent].serving() else { panic!("it goes on") };
+    assert!(until >= yard.nodes[leader].now().0 + left_milliseconds, "as long as it goes on");
+    // Another leader knows it as well.
+    yard.wires.isolate(ids[leader], &ids);
+    let leads = |yard: &Yard| {
+        let others = (0..4).filter(|&place| place != leader);
+        others.into_iter().find(|&place| yard.nodes[place].status().leader == Some(ids[place]))
+    };
+    yard.until("another one leads", |yard| leads(yard).is_some()).await;
+    let other = leads(&yard).unwrap();
+    yard.wires.heal();
+    yard.wires.isolate(ids[silent], &ids);
+    settle().await;
+    let index = write(&yard, other, "unheard").await;
+    let (node, until) = named(yard.nodes[other].barrier(index, Duration::from_secs(10)).await.unwrap());
+    let Serving::Isolated { left_milliseconds, .. } = yard.nodes[silent].serving() else { panic!("it goes on") };
+    assert!(node == ids[silent] && until >= yard.nodes[other].now().0 + left_milliseconds);
+    // Once it has heard, it stops with its lease.
+    yard.wires.heal();
+    all_leased(&yard).await;
+    yard.level().await;
+    yard.wires.isolate(ids[silent], &ids);
+    let leads = yard.leads().unwrap();
+    let index = write(&yard, leads, "unheard again").await;
+    assert_eq!(yard.nodes[leads].barrier(index, Duration::from_secs(10)).await, Ok(Vec::new()));
+    assert_eq!(yard.nodes[silent].serving(), Serving::Expired);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_hsm_that_was_removed_unheard_is_named_by_a_leader_that_never_knew_it() {
+    let yard = Yard::of(4).await;
+    all_leased(&yard).await;
+    settle().await;
+    let leader = yard.leader().await;
+    let ids = ids(&yard);
+    let silent = (0..4).find(|&place| !yard.voters().contains(&ids[place])).expect("one of four does not vote");
+    yard.wires.isolate(ids[silent], &ids);
+    let hsm = yard.machines[silent].record().hsm;
+    let removal = propose(&yard.nodes[leader], Action::RemoveMember { hsm }).await;
+    let Outcome::Done { index, result: Ok(_) } = removal else { panic!("it is done") };
+    yard.until("it has no place", |yard| !yard.nodes[leader].status().members.contains_key(&ids[silent])).await;
+    yard.wires.isolate(ids[leader], &ids);
+    let others = |place: &usize| *place != leader && *place != silent;
+    let leads =
+        |yard: &Yard| (0..4).filter(others).find(|&place| yard.nodes[place].status().leader == Some(ids[place]));
+    yard.until("another one leads", |yard| leads(yard).is_some()).await;
+    let next = leads(&yard).unwrap();
+    for index in [index, write(&yard, next, "after").await] {
+        let unreached = yard.nodes[next].barrier(index, Duration::from_secs(10)).await.unwrap();
+        let named = unreached.iter().find(|one| one.node == ids[silent]).expect("it is named");
+        let Serving::Isolated { left_milliseconds, .. } = yard.nodes[silent].serving() else { panic!("it goes on") };
+        assert_eq!(named.hsm, Some(hsm));
+        assert!(named.until.0 >= yard.nodes[next].now().0 + left_milliseconds);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_hsm_that_was_just_started_holds_up_no_barrier() {
+    let mut yard = Yard::of(3).await;
+    all_leased(&yard).await;
+    settle().await;
+    let leader = yard.leader().await;
+    let (restarted, ids) = ((leader + 1) % 3, ids(&yard));
+    let node = yard.nodes.remove(restarted);
+    yard.machines[restarted].stop(node).await;
+    // It does not hear the third, so it is not let in at once.
+    yard.wires.isolate(ids[(leader + 2) % 3], &[ids[restarted]]);
+    yard.nodes.insert(restarted, yard.machines[restarted].open().await);
+    assert_eq!(yard.nodes[restarted].serving(), Serving::Expired);
+    let index = write(&yard, leader, "unheard").await;
+    let began = tokio::time::Instant::now();
+    assert_eq!(yard.nodes[leader].barrier(index, Duration::from_secs(10)).await, Ok(Vec::new()));
+    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    assert_eq!(yard.nodes[restarted].status().standing, hsm_replication::Standing::Checking);
 }

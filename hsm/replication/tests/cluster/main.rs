@@ -8,4 +8,5 @@ mod forwarding;
 mod leases;
 mod members;
 mod memory;
+mod recovery;
 mod support;

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use hsm_core::{Action, MemberKind};
-use hsm_replication::{Node, OpenFault, Outcome, Standing, limits};
+use hsm_replication::{History, Node, OpenFault, Outcome, Standing, limits};
 
-use crate::support::{Yard, is_done, propose, version};
+use crate::support::{HISTORY, Yard, is_done, propose, version};
 
 #[tokio::test(start_paused = true)]
 async fn three_nodes_form_by_joins_and_all_three_vote() {
@@ -65,7 +65,7 @@ async fn a_node_that_joins_gets_the_state_by_a_snapshot_when_the_log_is_gone() {
 async fn an_interrupted_join_goes_on_where_the_store_is_opened_again() {
     let mut yard = Yard::form().await;
     let machine = yard.machine(MemberKind::Hsm);
-    let join = |id| Node::join_here(machine.settings(), machine.key(), id);
+    let join = |id| Node::join_here(machine.settings(), machine.key(), id, HISTORY);
     join(77).await.unwrap().stop_here().await;
     assert!(matches!(join(78).await.err(), Some(OpenFault::OtherNode { found: 77, asked: 78 })));
     join(77).await.unwrap().stop_here().await;
@@ -76,7 +76,7 @@ async fn an_interrupted_join_goes_on_where_the_store_is_opened_again() {
     yard.nodes.push(node);
     yard.level().await;
     yard.until("it takes commands", |yard| yard.nodes[1].status().ready.is_ok()).await;
-    let formed = Node::join_here(yard.machines[0].settings(), yard.machines[0].key(), 5);
+    let formed = Node::join_here(yard.machines[0].settings(), yard.machines[0].key(), 5, HISTORY);
     yard.machines[0].stop(yard.nodes.remove(0)).await;
     assert!(matches!(formed.await.err(), Some(OpenFault::AlreadyFormed(_))));
 }
@@ -142,4 +142,56 @@ async fn entries_of_the_largest_size_reach_a_member_that_lags_over_a_slow_line()
     let node = machine.open().await;
     yard.nodes.push(node);
     yard.level().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_speaks_for_another_one_is_not_answered() {
+    let yard = Yard::of(3).await;
+    let leader = yard.leader().await;
+    let (before, posing) = (yard.nodes[leader].status().term, yard.machines[(leader + 1) % 3].id());
+    yard.wires.posing.lock().insert(yard.machines[leader].id(), posing);
+    yard.until("another one leads", |yard| yard.leads().is_some_and(|leads| leads != leader)).await;
+    assert!(yard.leads().is_some_and(|leads| yard.nodes[leads].status().term > before));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newcomer_waits_for_the_history_that_it_was_admitted_to() {
+    let mut yard = Yard::form().await;
+    let machine = yard.machine(MemberKind::Hsm);
+    let action = Action::AdmitMember { node: hsm_core::NodeId(77), member: machine.record() };
+    assert!(is_done(&propose(&yard.nodes[0], action).await));
+    let other = History { incarnation: hsm_core::Incarnation([9; 16]), ..HISTORY };
+    let node = Node::join_here(machine.settings(), machine.key(), 77, other).await.unwrap();
+    yard.nodes.push(machine.plug(node));
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let status = yard.nodes[1].status();
+    assert_eq!((status.applied.0, status.last_entry, status.leader), (0, 0, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_was_away_follows_a_leader_that_came_meanwhile() {
+    let mut yard = Yard::of(3).await;
+    let leader = yard.leader().await;
+    let (away, gone) = ((leader + 1) % 3, (leader + 2) % 3);
+    let node = yard.nodes[away].clone();
+    yard.machines[away].stop(node).await;
+    // Another one takes the place of the third.
+    let newcomer = yard.join(MemberKind::Hsm).await;
+    let hsm = yard.machines[gone].record().hsm;
+    assert!(is_done(&propose(&yard.nodes[leader], Action::RemoveMember { hsm }).await));
+    yard.until("it votes", |yard| yard.nodes[leader].status().voters.contains(&newcomer)).await;
+    let gone_id = yard.machines[gone].id();
+    yard.until("the third does not", |yard| !yard.nodes[leader].status().voters.contains(&gone_id)).await;
+    let node = yard.nodes[gone].clone();
+    yard.machines[gone].stop(node).await;
+    // Whoever led says nothing any more but answers.
+    let old = yard.machines[leader].id();
+    yard.wires.mute(old, yard.machines[away].id());
+    yard.wires.mute(old, newcomer);
+    yard.nodes[away] = yard.machines[away].open().await;
+    let follows = |yard: &Yard| yard.nodes[away].status().leader == Some(newcomer);
+    yard.until("it follows one that its roster lacked", follows).await;
+    assert!(is_done(&propose(&yard.nodes[3], version(&yard.machines[3], "2")).await));
+    let caught_up = |yard: &Yard| yard.nodes[away].applied() == yard.nodes[3].applied();
+    yard.until("it has caught up", caught_up).await;
 }

@@ -13,7 +13,7 @@ use hsm_protocol::Lifecycle;
 use hsm_replication::clock::{Clock, ClockReading};
 use hsm_replication::disk::{Disk, MARK_BYTES, MARK_SLOT_BYTES};
 use hsm_replication::network::{Answer, Network, PeerFault};
-use hsm_replication::{Node, Outcome, Settings, Standing};
+use hsm_replication::{History, Node, Outcome, Settings, Standing};
 use parking_lot::Mutex;
 use redb::StorageBackend;
 
@@ -100,6 +100,8 @@ pub(crate) struct Wires {
     cut: Mutex<BTreeSet<(u64, u64)>>,
     /// One can not ask the other, who can ask it and gets answers.
     mute: Mutex<BTreeSet<(u64, u64)>>,
+    /// Connections of these prove to be those of another node.
+    pub(crate) posing: Mutex<BTreeMap<u64, u64>>,
     /// Each message to these comes twice.
     pub(crate) twice: Mutex<BTreeSet<u64>>,
     /// Octets that a message moves in a second; 0 for any number.
@@ -147,6 +149,7 @@ impl Network for Wire {
         let from = self.from.load(Ordering::SeqCst);
         Box::pin(async move {
             let deadline = tokio::time::Instant::now() + at_most;
+            let speaker = wires.posing.lock().get(&from).copied().unwrap_or(from);
             let exchange = async {
                 let speed = wires.octets_per_second.load(Ordering::SeqCst);
                 let transfer = (message.len() as u64 * 1_000_000).checked_div(speed).unwrap_or(0);
@@ -154,9 +157,9 @@ impl Network for Wire {
                 let reaches = wires.passes(from, member) && !wires.mute.lock().contains(&(from, member));
                 let node = wires.nodes.lock().get(&member).cloned().filter(|_| reaches)?;
                 let again = wires.twice.lock().contains(&member).then(|| (node.clone(), message.clone()));
-                let answered = tokio::spawn(async move { node.answer(&message).await });
+                let answered = tokio::spawn(async move { node.answer(speaker, &message).await });
                 if let Some((node, message)) = again {
-                    drop(tokio::spawn(async move { node.answer(&message).await.map(drop) }));
+                    drop(tokio::spawn(async move { node.answer(speaker, &message).await.map(drop) }));
                 }
                 let answer = answered.await.ok()?.ok()?;
                 tokio::time::sleep(DELAY).await;
@@ -214,7 +217,7 @@ impl Machine {
         }
     }
 
-    fn plug(&self, node: Node) -> Arc<Node> {
+    pub(crate) fn plug(&self, node: Node) -> Arc<Node> {
         let node = Arc::new(node);
         self.node_id.store(node.status().node, Ordering::SeqCst);
         self.wires.nodes.lock().insert(self.id(), node.clone());
@@ -295,7 +298,7 @@ impl Yard {
         let action = Action::AdmitMember { node: NodeId(id), member: machine.record() };
         let leader = self.leader().await;
         assert!(matches!(propose(&self.nodes[leader], action).await, Outcome::Done { result: Ok(_), .. }));
-        let node = Node::join_here(machine.settings(), machine.key(), id).await.unwrap();
+        let node = Node::join_here(machine.settings(), machine.key(), id, HISTORY).await.unwrap();
         self.nodes.push(machine.plug(node));
         self.machines.push(machine);
         id
@@ -337,10 +340,13 @@ impl Yard {
     }
 }
 
+/// The history of every cluster here.
+pub(crate) const HISTORY: History = History { cluster: ClusterId([1; 16]), incarnation: Incarnation([2; 16]) };
+
 pub(crate) fn form(member: MemberRecord) -> Form {
     Form {
-        cluster: ClusterId([1; 16]),
-        incarnation: Incarnation([2; 16]),
+        cluster: HISTORY.cluster,
+        incarnation: HISTORY.incarnation,
         fips: false,
         label: "test".to_owned(),
         epoch: Epoch(1),
@@ -348,6 +354,7 @@ pub(crate) fn form(member: MemberRecord) -> Form {
         activation: Verifier(vec![7; 48]),
         sealed_activation_password: vec![1; 32],
         sealed_cluster_key: vec![2; 64],
+        releases: hsm_core::ReleaseRule::default(),
         certificates: CeremonyCertificates::default(),
         node: NodeId(1),
         member,
@@ -361,8 +368,11 @@ pub(crate) fn version(machine: &Machine, version: &str) -> Action {
 }
 
 pub(crate) fn start(node: &Node, action: Action) -> tokio::sync::oneshot::Receiver<Outcome> {
+    start_by(node, Origin { session: None, sequence: 0, lowest_unanswered: 0 }, action)
+}
+
+pub(crate) fn start_by(node: &Node, origin: Origin, action: Action) -> tokio::sync::oneshot::Receiver<Outcome> {
     let (tell, told) = tokio::sync::oneshot::channel();
-    let origin = Origin { session: None, sequence: 0, lowest_unanswered: 0 };
     node.propose(origin, action, Box::new(move |outcome| drop(tell.send(outcome))));
     told
 }

@@ -1,7 +1,7 @@
 //! What an HSM may do while it hears from no majority, and changes after which no HSM may act on the old state.
 //!
-//! A key that was destroyed, a user who was deleted, disabled or got another password, a login that was ended everywhere
-//! and an HSM that was removed: the answer waits until every HSM that serves clients knows, or names those that may not,
+//! A key that was destroyed, a user who was deleted, disabled or got another password, a login that was ended everywhere,
+//! an HSM that was removed and another isolation window: the answer waits until every HSM that serves clients knows, or names those that may not,
 //! with the time until which they may go on without knowing. Leases are `hsm-replication`'s.
 
 use std::time::Duration;
@@ -29,12 +29,13 @@ pub(super) fn follows(action: &Action) -> bool {
             | Action::SetUserEnabled { enabled: false, .. }
             | Action::LogoutEverywhere { .. }
             | Action::RemoveMember { .. }
+            | Action::SetIsolationWindow { .. }
     )
 }
 
 /// The methods of these changes, by their numbers in `client.proto`: a repeated one waits as well.
 pub(super) fn follows_method(method: u16) -> bool {
-    matches!(method, 23 | 34 | 71 | 73 | 74 | 97)
+    matches!(method, 23 | 34 | 71 | 73 | 74 | 96 | 97)
 }
 
 /// Runs `then` when the barrier at `index` has ended. Does not wait.

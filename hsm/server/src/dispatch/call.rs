@@ -13,11 +13,13 @@ use hsm_replication::Outcome;
 use super::barrier;
 use super::caller::{Connection, reply_message};
 use super::failure::Failure;
-use super::limits::{BUSY_RETRY, INDEX_WAIT, REMAKES};
+use super::label::Label;
+use super::limits::{BUSY_RETRY, EPOCH_PAUSE, INDEX_WAIT, REMAKES};
 use super::newborn;
 use super::service::Service;
 use super::workers::Workers;
 use crate::connection::late::LateReply;
+use crate::limits::EPOCH_WAIT;
 
 /// A queue or a count is full.
 const BUSY: Failure = Failure { code: ErrorCode::Busy, subject: 0, retry_after: BUSY_RETRY };
@@ -45,6 +47,8 @@ pub(crate) struct Call<'a> {
     pub(crate) lowest_unanswered: u64,
     /// Size of the request in bytes.
     pub(crate) bytes: usize,
+    /// What it is counted and logged as.
+    pub(crate) label: Label,
 }
 
 impl Call<'_> {
@@ -55,6 +59,31 @@ impl Call<'_> {
             return Ok(());
         }
         Err(Failure { code: ErrorCode::NotReady, subject: 0, retry_after: BUSY_RETRY })
+    }
+
+    /// Waits until this HSM has the key of the present epoch, which it opens within milliseconds after the log began it.
+    /// For threads that may wait.
+    pub(crate) fn wait_for_epoch(&self) -> Result<()> {
+        let deadline = Instant::now() + EPOCH_WAIT;
+        while !self.has_epoch() {
+            if Instant::now() >= deadline {
+                return Err(Failure { code: ErrorCode::NotReady, subject: 0, retry_after: BUSY_RETRY });
+            }
+            std::thread::sleep(EPOCH_PAUSE);
+        }
+        Ok(())
+    }
+
+    /// Whether this HSM has the key of the present epoch. Without it, what others sealed may not open here, which is not
+    /// the client's fault.
+    pub(crate) fn has_epoch(&self) -> bool {
+        let epoch = self.service.node().read().cluster().map(|cluster| cluster.epoch);
+        epoch.is_none_or(|epoch| self.service.keys().epoch() >= epoch)
+    }
+
+    /// The code for what does not open: another one while this HSM does not have the present epoch's key.
+    pub(crate) fn unless_behind(&self, code: ErrorCode) -> Failure {
+        if self.has_epoch() { code.into() } else { Failure::after(ErrorCode::NotReady, u64::from(BUSY_RETRY)) }
     }
 
     /// Whether the actor's login still stands and the cluster is in service.
@@ -135,6 +164,7 @@ impl Call<'_> {
             sequence: self.sequence,
             lowest_unanswered: self.lowest_unanswered,
             bytes: self.bytes,
+            label: self.label,
             begin: Instant::now(),
             reply,
         })
@@ -202,6 +232,7 @@ pub(crate) struct LateCall {
     sequence: u64,
     lowest_unanswered: u64,
     bytes: usize,
+    label: Label,
     begin: Instant,
     reply: LateReply,
 }
@@ -216,6 +247,7 @@ impl LateCall {
             sequence: self.sequence,
             lowest_unanswered: self.lowest_unanswered,
             bytes: self.bytes,
+            label: self.label,
         }
     }
 
@@ -223,14 +255,14 @@ impl LateCall {
     fn answer(self, result: Result<Body>) {
         // A long computation may have outlived the time for which this HSM may go on.
         let result = result.and_then(|body| self.call().check_serving().map(|()| body));
-        self.count(&result);
-        let index = self.service.node().applied().0;
-        self.reply.give(&reply_message(&self.service, index, result));
+        let index = self.service.node().applied();
+        self.count(index, &result);
+        self.reply.give(&reply_message(&self.service, index.0, result));
     }
 
     /// Has the courier send the reply: for the log's threads.
     fn answer_by_courier(self, index: Index, result: Result<Body>) {
-        self.count(&result);
+        self.count(index, &result);
         self.reply.give_by_courier(&reply_message(&self.service, index.0, result));
     }
 
@@ -240,9 +272,9 @@ impl LateCall {
         barrier::after(&service, index, move |ended| self.answer_by_courier(index, barrier::answer(body, ended)));
     }
 
-    fn count(&self, result: &Result<Body>) {
+    fn count(&self, index: Index, result: &Result<Body>) {
         let code = result.as_ref().err().map_or(0, |failure| failure.code as u32);
-        self.service.metrics().request(self.reply.header().method, code, self.begin.elapsed());
+        self.label.ended(&self.service, self.connection.link().number(), self.begin, index, code);
     }
 }
 
@@ -261,7 +293,11 @@ impl Change {
             let applied = self.late.service.node().applied();
             return self.late.answer_by_courier(applied, Err(BUSY));
         };
-        let job = move || match (self.make)(&self.late.call()) {
+        let make = |change: &Self| {
+            let call = change.late.call();
+            call.wait_for_epoch().and_then(|()| (change.make)(&call))
+        };
+        let job = move || match make(&self) {
             Ok(Made::Action(action, then)) => self.propose(action, then),
             Ok(Made::Body(body)) => self.late.answer(Ok(body)),
             // Its first execution may have come in between.
@@ -278,7 +314,8 @@ impl Change {
         let service = Arc::clone(&self.late.service);
         service.metrics().proposal();
         let origin = self.late.call().origin();
-        service.node().propose(origin, action, Box::new(move |outcome| self.settle(outcome, then)));
+        let trace = self.late.label.trace;
+        service.node().propose_traced(trace, origin, action, Box::new(move |outcome| self.settle(outcome, then)));
     }
 
     fn settle(mut self, outcome: Outcome, then: Then) {

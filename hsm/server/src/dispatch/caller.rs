@@ -7,12 +7,14 @@ use std::time::Instant;
 use hsm_core::{Actor, SessionId};
 use hsm_protocol::frame::Header;
 use hsm_protocol::session::BINDING_BYTES;
+use hsm_protocol::trace::Trace;
 use hsm_protocol::{ErrorCode, wire};
 use parking_lot::Mutex;
 use prost::Message;
 
 use super::call::{Answered, Call};
 use super::failure::Failure;
+use super::label::Label;
 use super::limits::ATTACHED_SESSIONS;
 use super::route;
 use super::service::Service;
@@ -20,6 +22,7 @@ use super::streams::Streams;
 use crate::connection::link::Link;
 use crate::connection::reader::Requests;
 use crate::connection::replies::Replies;
+use crate::metrics::Measured;
 
 /// What a connection holds besides its bytes. Ends with it.
 pub(crate) struct Connection {
@@ -91,6 +94,14 @@ impl Connection {
         self.streams.end_of(|actor| matches!(actor, Actor::Session { session, .. } if ended(*session)));
     }
 
+    /// Forgets the indexes of all logins, so that each is attached again at its next call. An operation in parts goes on
+    /// under the index that it has.
+    pub(crate) fn ask_for_attaching(&self) {
+        if self.streams.is_empty() {
+            self.attached.lock().logins.clear();
+        }
+    }
+
     #[cfg(test)]
     pub(crate) fn attached_actors(&self) -> Vec<Actor> {
         self.attached.lock().logins.values().map(|attachment| attachment.actor).collect()
@@ -112,7 +123,8 @@ impl Caller {
         Self { service, connection }
     }
 
-    fn run(&self, header: Header, body: &[u8]) -> Result<Answered, Failure> {
+    /// Completes `label` with what the message says.
+    fn run(&self, header: Header, body: &[u8], label: &mut Label) -> Result<Answered, Failure> {
         if self.service.is_stopping() {
             return Err(ErrorCode::NotReady.into());
         }
@@ -120,10 +132,12 @@ impl Caller {
             return Err(ErrorCode::UnknownMethod.into());
         }
         let request = wire::Request::decode(body).map_err(|_| ErrorCode::Malformed)?;
+        label.trace = Trace(request.trace);
         let message = request.body.ok_or(ErrorCode::Malformed)?;
         if hsm_protocol::convert::method(&message) != header.method {
             return Err(ErrorCode::Malformed.into());
         }
+        label.measured = Measured::by_message(&message);
         let actor = match request.session {
             0 => Actor::Nobody,
             // A library that logs in again may still name the login that has ended.
@@ -138,6 +152,7 @@ impl Caller {
             sequence: request.sequence,
             lowest_unanswered: request.lowest_unanswered,
             bytes: body.len(),
+            label: *label,
         };
         call.wait_for_index(request.min_index)?;
         let answered = route::run(&call, message)?;
@@ -163,16 +178,17 @@ impl Requests for Caller {
 
     fn answer(&mut self, header: Header, body: &[u8], replies: &mut Replies) {
         let begin = Instant::now();
-        let outcome = self.run(header, body);
+        let mut label = Label { measured: Measured::by_method(header.method), trace: Trace::default() };
+        let outcome = self.run(header, body, &mut label);
         let result = match outcome {
             Ok(Answered::Later) => return,
             Ok(Answered::Now(body)) => Ok(body),
             Err(failure) => Err(failure),
         };
         let code = result.as_ref().err().map_or(0, |failure| failure.code as u32);
-        let reply = reply_message(&self.service, self.service.node().applied().0, result);
-        replies.push(header, &reply);
-        self.service.metrics().request(header.method, code, begin.elapsed());
+        let index = self.service.node().applied();
+        replies.push(header, &reply_message(&self.service, index.0, result));
+        label.ended(&self.service, self.connection.link().number(), begin, index, code);
     }
 
     fn is_idle(&self) -> bool {

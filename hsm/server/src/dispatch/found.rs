@@ -8,6 +8,8 @@ use hsm_crypto::{Key, Payload};
 use hsm_protocol::{ErrorCode, ObjectReference, SessionObjectId};
 
 use super::call::{Call, Result};
+use super::failure::Failure;
+use super::limits::BUSY_RETRY;
 use super::session_objects::{Holder, OpenedObject};
 
 /// How often a payload is read again when it and its metadata belong to different versions: a change is just being
@@ -132,7 +134,7 @@ fn session_object(call: &Call<'_>, id: SessionObjectId, sealed: &[u8]) -> Result
         .service
         .keys()
         .open_session_object(call.session().ok(), sealed)
-        .map_err(|_| ErrorCode::SessionObjectRefused)?;
+        .map_err(|_| call.unless_behind(ErrorCode::SessionObjectRefused))?;
     if object.uid().0 != id.0 {
         return Err(ErrorCode::SessionObjectRefused.into());
     }
@@ -147,11 +149,13 @@ fn token_payload(call: &Call<'_>, handle: ObjectHandle, object: &Object) -> Resu
         return Ok(None);
     }
     let node = call.service.node();
+    let mut epoch_is_missing = false;
     for _ in 0..READS {
         let sealed = node.payload(handle).map_err(|fault| {
             tracing::error!(request = call.header.request_id, handle = handle.0, %fault, "a key cannot be read");
             ErrorCode::Broken
         })?;
+        epoch_is_missing = sealed.as_ref().is_some_and(|sealed| !call.service.keys().has(sealed.epoch));
         if let Some(sealed) = sealed
             && let Ok(payload) = call.service.keys().open_payload(object, &sealed)
         {
@@ -163,6 +167,10 @@ fn token_payload(call: &Call<'_>, handle: ObjectHandle, object: &Object) -> Resu
             return Err(ErrorCode::ObjectChanged.into());
         }
         std::thread::sleep(READ_PAUSE);
+    }
+    if epoch_is_missing {
+        tracing::warn!(handle = handle.0, "a key is sealed under an epoch of which this HSM does not have the key yet");
+        return Err(Failure::after(ErrorCode::NotReady, u64::from(BUSY_RETRY)));
     }
     tracing::error!(
         request = call.header.request_id,

@@ -7,6 +7,7 @@ use hsm_protocol::{Lifecycle, limits, wire};
 use super::call::{Answered, Call, Result};
 use super::roster;
 use crate::peer::Source;
+use crate::release;
 
 /// Name and version that are shown to clients.
 const SERVER: &str = concat!("kagimori-hsm ", env!("CARGO_PKG_VERSION"));
@@ -76,6 +77,7 @@ pub(super) fn cluster_info(call: &Call<'_>) -> Result<Answered> {
         objects: if active { state.object_count() } else { 0 },
         users: if active { state.user_count() } else { 0 },
         sessions: if active { state.session_count() } else { 0 },
+        trusts_development: cluster.is_some_and(|cluster| release::trusts_everybody(&cluster.policy.releases)),
         client_certificates_required: cluster.is_some_and(|cluster| cluster.client_certificates_required),
     })))
 }

@@ -6,6 +6,9 @@ use std::time::Duration;
 /// How long a request waits for this HSM to reach the index that its client has seen (design: read your writes).
 pub(crate) const INDEX_WAIT: Duration = Duration::from_millis(50);
 
+/// How often a thread that waits for the key of a new epoch looks.
+pub(crate) const EPOCH_PAUSE: Duration = Duration::from_millis(2);
+
 /// How often a change is made again when the object changed while it was made.
 pub(crate) const REMAKES: u32 = 3;
 

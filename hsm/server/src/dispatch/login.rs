@@ -47,6 +47,8 @@ pub(super) fn log_in(call: &Call<'_>, message: wire::Login) -> Result<Answered> 
         let incarnation =
             call.service.node().read().cluster().map(|cluster| cluster.incarnation).ok_or(ErrorCode::NotReady)?;
         let claims = TokenClaims { incarnation, session, user, role };
+        // A token of the epoch before would be void before its session is: the log has that session as one of this epoch.
+        call.wait_for_epoch()?;
         let token = call.service.keys().seal_token(call.service.module(), &claims)?;
         Ok(Body::Login(wire::LoginReply { token, session: session.0.to_vec(), expires_at: expires_at.0 }))
     })
@@ -130,6 +132,9 @@ pub(super) fn activate(call: &Call<'_>, message: wire::Activate) -> Result<Answe
 /// Binds a login to this connection: the token says which, the proof that its owner asks, and here.
 pub(super) fn attach(call: &Call<'_>, message: &wire::Attach) -> Result<Answered> {
     let node = call.service.node();
+    if !call.has_epoch() {
+        return Err(call.unless_behind(ErrorCode::NotReady));
+    }
     let opened = call.service.keys().open_token(&message.token).map_err(|_| ErrorCode::TokenRefused)?;
     let claims = opened.content;
     let view = {
@@ -158,32 +163,36 @@ pub(super) fn attach(call: &Call<'_>, message: &wire::Attach) -> Result<Answered
         return Err(ErrorCode::TokenRefused.into());
     }
     let index = call.connection.attach(Attachment { session, actor: view.actor })?;
-    // Only the present epoch's keys are unknown to HSMs that were removed; the proof above says who gets the new token.
-    let token = match opened.is_present {
-        true => Vec::new(),
-        false => call.service.keys().seal_token(call.service.module(), &claims)?,
-    };
     let left = view.expires_at.0.saturating_sub(node.now().0);
-    if left > SESSION_MILLISECONDS / SESSION_IDLE_SHARE {
-        return Ok(Answered::Now(attached(index, view.expires_at, token)));
+    if opened.is_present && left > SESSION_MILLISECONDS / SESSION_IDLE_SHARE {
+        return Ok(Answered::Now(attached(index, view.expires_at, Vec::new())));
     }
-    renew(call, session, index, token)
+    renew(call, claims, index)
 }
 
 fn attached(index: u32, expires_at: Stamp, token: Vec<u8>) -> Body {
     Body::Attach(wire::AttachReply { session: index, expires_at: expires_at.0, token })
 }
 
-/// Moves the expiry of a session that its owner has just proven to use.
-fn renew(call: &Call<'_>, session: SessionId, index: u32, token: Vec<u8>) -> Result<Answered> {
+/// Moves the expiry of a session that its owner has just proven to use, and exchanges its token: only the present epoch's
+/// keys are unknown to HSMs that were removed. The log remembers the renewal, and so that the session holds no token of an
+/// epoch before.
+fn renew(call: &Call<'_>, claims: TokenClaims, index: u32) -> Result<Answered> {
     let outside = Call { actor: Actor::Nobody, sequence: 0, lowest_unanswered: 0, ..*call };
     outside.change(
         Effort::Short,
         Box::new(move |call| {
             let expires_at = Stamp(call.service.node().now().0 + SESSION_MILLISECONDS);
-            let action = Action::RenewSession { session, expires_at };
-            let token = token.clone();
-            Ok(Made::Action(action, Box::new(move |_, _| Ok(attached(index, expires_at, token)))))
+            let action = Action::RenewSession { session: claims.session, expires_at };
+            let exchange = move |call: &Call<'_>, _| {
+                // An epoch that began just now: the library attaches again, and gets the token then.
+                if !call.has_epoch() {
+                    return Err(call.unless_behind(ErrorCode::NotReady));
+                }
+                let token = call.service.keys().seal_token(call.service.module(), &claims)?;
+                Ok(attached(index, expires_at, token))
+            };
+            Ok(Made::Action(action, Box::new(exchange)))
         }),
     )
 }

@@ -4,14 +4,21 @@
 //! leads, who votes, how far it is) comes from replication.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
-use hsm_core::{Action, AdmissionRule, ClusterPolicy, HsmId, MemberKind, MemberRecord, NodeId, Request};
+use hsm_core::releases::ReleaseKey;
+use hsm_core::{
+    Action, AdmissionRule, ClusterPolicy, EpochRecord, Hsm, HsmId, MemberKind, MemberRecord, NodeId, Release,
+    ReleaseRule, Request,
+};
 use hsm_protocol::wire::reply::Body;
 use hsm_protocol::{ErrorCode, wire};
 use hsm_replication::limits::ALIVE;
 use hsm_replication::{Role, Serving, Status};
 
 use super::call::{Answered, Call, Result};
+use crate::metrics::Rate;
+use crate::release;
 
 pub(super) fn set_rule(call: &Call<'_>, message: wire::SetAdmissionRule) -> Result<Answered> {
     let wire::AdmissionRule { standing, members, per_day } = message.rule.ok_or(ErrorCode::Malformed)?;
@@ -32,6 +39,16 @@ pub(super) fn set_window(call: &Call<'_>, message: &wire::SetIsolationWindow) ->
     call.change_plainly(Action::SetIsolationWindow { seconds })
 }
 
+pub(super) fn set_releases(call: &Call<'_>, message: wire::SetReleaseRule) -> Result<Answered> {
+    let wire::ReleaseRule { keys, minimum } = message.rule.ok_or(ErrorCode::Malformed)?;
+    let keys: std::result::Result<Vec<ReleaseKey>, _> = keys.into_iter().map(TryInto::try_into).collect();
+    let keys = keys.map_err(|_| ErrorCode::Malformed)?;
+    let minimum = Release::parse(&minimum).ok_or(ErrorCode::AttributeValue)?;
+    let rule = ReleaseRule { keys, minimum };
+    allowed(call, Request::SetReleaseRule { rule: &rule })?;
+    call.change_plainly(Action::SetReleaseRule { rule })
+}
+
 pub(super) fn remove(call: &Call<'_>, message: &wire::RemoveMember) -> Result<Answered> {
     let hsm = id(&message.hsm)?;
     {
@@ -49,7 +66,7 @@ pub(super) fn policy(call: &Call<'_>) -> Result<Answered> {
     let state = call.service.node().read();
     state.needs(&call.actor, Request::ShowCluster)?;
     let Some(cluster) = state.cluster() else { return Err(ErrorCode::NotReady.into()) };
-    let ClusterPolicy { isolation_window_seconds, admission, approvals, .. } = &cluster.policy;
+    let ClusterPolicy { isolation_window_seconds, admission, approvals, releases, .. } = &cluster.policy;
     let reply = wire::ClusterPolicyReply {
         rule: Some(wire::AdmissionRule {
             standing: admission.standing,
@@ -59,6 +76,11 @@ pub(super) fn policy(call: &Call<'_>) -> Result<Answered> {
         approvals: approvals.iter().map(|hsm| hsm.0.to_vec()).collect(),
         admissions: cluster.policy.recent_admissions(call.service.node().now()).map(|stamp| stamp.0).collect(),
         isolation_window_seconds: *isolation_window_seconds,
+        trusts_development: release::trusts_everybody(releases),
+        releases: Some(wire::ReleaseRule {
+            keys: releases.keys.iter().map(|key| key.to_vec()).collect(),
+            minimum: releases.minimum.to_string(),
+        }),
     };
     Ok(Answered::Now(Body::ClusterPolicy(reply)))
 }
@@ -68,19 +90,43 @@ pub(super) fn list(call: &Call<'_>) -> Result<Answered> {
     let state = call.service.node().read();
     state.needs(&call.actor, Request::ShowCluster)?;
     let Some(cluster) = state.cluster() else { return Err(ErrorCode::NotReady.into()) };
-    let (state_of_serving, isolated_milliseconds) = serving(status.serving);
+    let (serving, isolated_milliseconds) = serving_state(status.serving);
+    let (rates_over, rates) = call.service.metrics().rates(Instant::now());
+    let record = state.epoch_record();
     let reply = wire::ListMembersReply {
-        items: state.members().iter().map(|(&node, member)| describe(node, member, &status)).collect(),
+        items: members_seen(&state, &status),
         hsm: call.service.hsm().to_vec(),
         term: status.term,
         applied_index: status.applied.0,
         chain_hash: status.hash.to_vec(),
         epoch: cluster.epoch.0,
-        serving: state_of_serving as i32,
+        serving: serving as i32,
         isolated_milliseconds,
         snapshot_entry: status.snapshot_entry,
+        epoch_keys: record.map_or(0, |record| record.keys),
+        epoch_keys_moved: record.map_or(0, |record| record.moved),
+        epoch_settled: record.is_none_or(EpochRecord::is_settled),
+        state_version: state.version(),
+        rates: rates.iter().map(rate_message).collect(),
+        rates_milliseconds: u64::try_from(rates_over.as_millis()).unwrap_or(u64::MAX),
     };
     Ok(Answered::Now(Body::ListMembers(reply)))
+}
+
+/// The members of a state, with what this node knows of each.
+pub(crate) fn members_seen(state: &Hsm, status: &Status) -> Vec<wire::MemberState> {
+    state.members().iter().map(|(&node, member)| describe(node, member, status)).collect()
+}
+
+fn rate_message(rate: &Rate) -> wire::OperationRate {
+    let microseconds = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    wire::OperationRate {
+        operation: rate.measured.name().to_owned(),
+        count: rate.count,
+        failures: rate.failures,
+        median_microseconds: microseconds(rate.median),
+        ninety_ninth_microseconds: microseconds(rate.ninety_ninth),
+    }
 }
 
 fn describe(node: NodeId, member: &MemberRecord, status: &Status) -> wire::MemberState {
@@ -95,6 +141,7 @@ fn describe(node: NodeId, member: &MemberRecord, status: &Status) -> wire::Membe
         client_address: member.client_address.clone(),
         version: member.version.clone(),
         admitted_at: member.admitted_at.0,
+        state_version: member.state_version,
         part: part(node, status) as i32,
         applied_index: if is_this {
             Some(status.applied.0)
@@ -103,7 +150,11 @@ fn describe(node: NodeId, member: &MemberRecord, status: &Status) -> wire::Membe
         },
         silent_milliseconds: seen.and_then(|seen| seen.heard_milliseconds_ago),
         lag: seen.and_then(|seen| seen.lag),
-        lease_milliseconds: seen.and_then(|seen| seen.lease_milliseconds_left),
+        lease_milliseconds: if is_this {
+            status.lease_milliseconds_left
+        } else {
+            seen.and_then(|seen| seen.lease_milliseconds_left)
+        },
         hashes_agree: seen.and_then(|seen| seen.hashes_agree),
     }
 }
@@ -123,7 +174,8 @@ fn part(node: NodeId, status: &Status) -> wire::MemberPart {
     }
 }
 
-fn serving(serving: Serving) -> (wire::ServingState, u64) {
+/// Whether this HSM may act, and for how many milliseconds it has heard from no majority.
+pub(crate) fn serving_state(serving: Serving) -> (wire::ServingState, u64) {
     match serving {
         Serving::Leased => (wire::ServingState::Leased, 0),
         Serving::Isolated { for_milliseconds, .. } => (wire::ServingState::Isolated, for_milliseconds),

@@ -17,6 +17,7 @@ mod found;
 mod guesses;
 mod hello;
 mod key_cache;
+mod label;
 mod limits;
 mod login;
 mod members;
@@ -26,6 +27,7 @@ mod operate;
 mod passwords;
 mod policy;
 mod random;
+mod reissue;
 mod roster;
 mod route;
 mod service;
@@ -37,4 +39,7 @@ mod transport_keys;
 mod users;
 mod workers;
 
+pub(crate) use members::{members_seen, serving_state};
+#[cfg(test)]
+pub(crate) use route::is_known;
 pub use service::{Effects, ProcessEffect, Service, ServiceParts};

@@ -3,11 +3,11 @@
 use hsm_protocol::wire::request::Body;
 
 use super::call::{Answered, Call, Result};
-use super::{hello, login, members, objects, operate, policy, random, streams, transport_keys, users};
+use super::{hello, login, members, objects, operate, policy, random, reissue, streams, transport_keys, users};
 
 /// Whether this version knows a method.
 pub(crate) fn is_known(method: u16) -> bool {
-    matches!(method, 10..=12 | 20..=23 | 30..=40 | 50..=54 | 70..=75 | 90..=99)
+    matches!(method, 10..=12 | 20..=23 | 30..=40 | 50..=54 | 70..=75 | 90..=103)
 }
 
 /// Whether a method works before a cluster is in service, and in nobody's name.
@@ -67,6 +67,10 @@ fn run_chapter(call: &Call<'_>, message: Body) -> Result<Answered> {
         Body::RemoveMember(message) => members::remove(call, &message),
         Body::GetClusterPolicy(_) => members::policy(call),
         Body::ListMembers(_) => members::list(call),
+        Body::BeginReissue(_) => reissue::begin(call),
+        Body::GetReissueRequest(_) => reissue::request(call),
+        Body::FinishReissue(message) => reissue::finish(call, message),
+        Body::SetReleaseRule(message) => members::set_releases(call, message),
         Body::Hello(_)
         | Body::ListMechanisms(_)
         | Body::ClusterInfo(_)

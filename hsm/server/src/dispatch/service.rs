@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use super::caller::{Caller, Connection};
 use super::guesses::Guesses;
 use super::key_cache::KeyCache;
+use super::label::Lines;
 use super::limits::{COMPUTE_QUEUE, PASSWORD_QUEUE, PASSWORD_THREADS};
 use super::roster::Roster;
 use super::session_objects::SessionObjects;
@@ -64,6 +65,7 @@ pub struct Service {
     stopping: AtomicBool,
     mechanisms: OnceLock<wire::ListMechanismsReply>,
     roster: Roster,
+    lines: Lines,
 }
 
 impl Service {
@@ -93,6 +95,7 @@ impl Service {
             stopping: AtomicBool::new(false),
             mechanisms: OnceLock::new(),
             roster: Roster::default(),
+            lines: Lines::default(),
         });
         effects.attach(&service);
         Ok(service)
@@ -161,6 +164,12 @@ impl Service {
         }
     }
 
+    /// The cluster's keys have a new epoch: every library that is connected attaches its logins again at their next call,
+    /// and gets a token of the new epoch. The others do when they come.
+    pub fn ask_for_attaching(&self) {
+        self.live_connections().iter().for_each(|connection| connection.ask_for_attaching());
+    }
+
     fn forget_key(&self, uid: ObjectUid) {
         self.key_cache.forget(uid);
     }
@@ -223,6 +232,11 @@ impl Service {
 
     pub(crate) fn busy(&self) -> &Busy {
         &self.busy
+    }
+
+    /// How much of requests may be logged unasked.
+    pub(crate) fn lines(&self) -> &Lines {
+        &self.lines
     }
 
     pub(crate) fn roster(&self) -> &Roster {

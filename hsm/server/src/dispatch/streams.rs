@@ -63,6 +63,12 @@ struct Open {
 
 impl Streams {
     /// Ends the streams of the chosen actors. One whose part is being worked on ends when that is done.
+    /// Whether no operation in parts is open or can be taken up.
+    pub(crate) fn is_empty(&self) -> bool {
+        let table = self.0.lock();
+        table.places.is_empty() && table.rests.is_empty()
+    }
+
     pub(crate) fn end_of(&self, ended: impl Fn(&Actor) -> bool) {
         let mut table = self.0.lock();
         let over: Vec<u64> =

@@ -128,6 +128,7 @@ fn name(request: &Request) -> &'static str {
         Some(Body::Join(_)) => "join",
         Some(Body::Leave(_)) => "leave",
         Some(Body::Stop(_)) => "stop",
+        Some(request::Body::Recover(_)) => "recover",
         None => "unknown",
     }
 }

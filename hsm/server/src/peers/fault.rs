@@ -2,10 +2,13 @@
 
 use std::net::SocketAddr;
 
+use hsm_core::ReleaseRule;
 use hsm_protocol::ErrorCode;
 use hsm_protocol::peer::Refused;
 
-use super::VERSIONS;
+use hsm_replication::versions::{NEWEST, OLDEST};
+
+use crate::release::Misfit;
 
 /// An HSM said no to another.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,12 +63,46 @@ pub enum PeerRefusal {
     /// The log decided so.
     #[error("{}", .0.explanation())]
     Log(ErrorCode),
+    /// The cluster uses commands that the asker does not know.
+    #[error("the cluster uses version {needs} of commands, which this HSM's program does not know: update this HSM")]
+    TooOld {
+        /// The version that the cluster uses.
+        needs: u32,
+    },
+    /// The cluster wants a signed program.
+    #[error("the program of this HSM is not a signed release: install one that this cluster trusts")]
+    Unsigned,
+    /// The signature is over another program.
+    #[error("the program of this HSM was altered after it was signed: install the release again")]
+    Altered,
+    /// The signature is a stranger's.
+    #[error(
+        "the program of this HSM is signed with a key that this cluster does not trust, such as a development build: \
+         install a release of its builder, or have an admin trust the key (`kagimori cluster releases set`)"
+    )]
+    Untrusted,
+    /// Too old.
+    #[error("the program of this HSM is older than {minimum}, the oldest release that this cluster takes: update it")]
+    Downgrade {
+        /// The oldest that is taken.
+        minimum: String,
+    },
     /// A reason that this version does not know.
     #[error("for a reason that this version does not know (number {0}): update the older HSM")]
     Unknown(u32),
 }
 
 impl PeerRefusal {
+    /// A cluster of this rule does not take a program.
+    pub(super) fn of_program(misfit: Misfit, rule: &ReleaseRule) -> Self {
+        match misfit {
+            Misfit::Unsigned => Self::Unsigned,
+            Misfit::Altered => Self::Altered,
+            Misfit::Untrusted => Self::Untrusted,
+            Misfit::Downgrade => Self::Downgrade { minimum: rule.minimum.to_string() },
+        }
+    }
+
     fn number(&self) -> u32 {
         match self {
             Self::Version { .. } => 1,
@@ -80,6 +117,11 @@ impl PeerRefusal {
             Self::Malformed => 10,
             Self::TooLong => 11,
             Self::Log(_) => 12,
+            Self::TooOld { .. } => 13,
+            Self::Unsigned => 14,
+            Self::Altered => 15,
+            Self::Untrusted => 16,
+            Self::Downgrade { .. } => 17,
             Self::Unknown(number) => *number,
         }
     }
@@ -91,8 +133,10 @@ impl PeerRefusal {
             code: if let Self::Log(code) = self { *code as u32 } else { 0 },
             applied: if let Self::Stranger { applied } = self { *applied } else { 0 },
             release: env!("CARGO_PKG_VERSION").to_owned(),
-            oldest_version: VERSIONS.0,
-            newest_version: VERSIONS.1,
+            state_version: if let Self::TooOld { needs } = self { *needs } else { 0 },
+            minimum_release: if let Self::Downgrade { minimum } = self { minimum.clone() } else { String::new() },
+            oldest_version: if let Self::Version { oldest, .. } = self { *oldest } else { OLDEST },
+            newest_version: if let Self::Version { newest, .. } = self { *newest } else { NEWEST },
         }
     }
 
@@ -114,6 +158,11 @@ impl PeerRefusal {
             10 => Self::Malformed,
             11 => Self::TooLong,
             12 => ErrorCode::from_number(refused.code).map_or(Self::Unknown(12), Self::Log),
+            13 => Self::TooOld { needs: refused.state_version },
+            14 => Self::Unsigned,
+            15 => Self::Altered,
+            16 => Self::Untrusted,
+            17 => Self::Downgrade { minimum: refused.minimum_release.chars().take(40).collect() },
             number => Self::Unknown(number),
         }
     }
@@ -125,6 +174,8 @@ impl PeerRefusal {
             Self::OtherCluster | Self::OtherHistory | Self::OtherNode => ErrorCode::OtherIncarnation,
             Self::Stranger { .. } | Self::Keyless | Self::Twin => ErrorCode::AdmissionRefused,
             Self::NotReady => ErrorCode::NotReady,
+            Self::TooOld { .. } => ErrorCode::VersionRefused,
+            Self::Unsigned | Self::Altered | Self::Untrusted | Self::Downgrade { .. } => ErrorCode::ReleaseRefused,
             Self::Proof => ErrorCode::CertificateRefused,
             Self::Malformed => ErrorCode::Malformed,
             Self::TooLong => ErrorCode::TooLarge,
@@ -166,6 +217,9 @@ pub enum DialFault {
     /// Not this protocol.
     #[error("it does not speak this protocol, or the connection was cut: {0}")]
     Wire(#[from] super::wire::WireFault),
+    /// The cluster does not take the program that it runs.
+    #[error("it is not taken as a member: {0}")]
+    Program(PeerRefusal),
     /// It said no.
     #[error("it refused: {0}")]
     Refused(PeerRefusal),
@@ -192,7 +246,7 @@ impl DialFault {
             Self::Unreachable(_) | Self::TimedOut | Self::Tls(_) => ErrorCode::NotReady,
             Self::OtherInstallation | Self::OtherHsm => ErrorCode::CertificateRefused,
             Self::Wire(_) => ErrorCode::Malformed,
-            Self::Refused(refusal) => refusal.code(),
+            Self::Program(refusal) | Self::Refused(refusal) => refusal.code(),
         }
     }
 }
@@ -205,7 +259,7 @@ mod tests {
     fn every_refusal_arrives_as_it_was_sent() {
         let release = env!("CARGO_PKG_VERSION").to_owned();
         let refusals = [
-            PeerRefusal::Version { oldest: VERSIONS.0, newest: VERSIONS.1, release },
+            PeerRefusal::Version { oldest: OLDEST, newest: NEWEST, release },
             PeerRefusal::OtherCluster,
             PeerRefusal::OtherHistory,
             PeerRefusal::OtherNode,
@@ -216,6 +270,11 @@ mod tests {
             PeerRefusal::Twin,
             PeerRefusal::Malformed,
             PeerRefusal::TooLong,
+            PeerRefusal::TooOld { needs: 2 },
+            PeerRefusal::Unsigned,
+            PeerRefusal::Altered,
+            PeerRefusal::Untrusted,
+            PeerRefusal::Downgrade { minimum: "1.2.3".to_owned() },
             PeerRefusal::Log(ErrorCode::MemberLimit),
             PeerRefusal::Unknown(99),
         ];

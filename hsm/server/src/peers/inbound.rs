@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use hsm_core::{HsmId, NodeId};
 use hsm_protocol::peer::{Link, Linked, Opening, OpeningReply, opening, opening_reply};
+use hsm_replication::versions::OLDEST;
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -17,8 +18,9 @@ use super::fault::PeerRefusal;
 use super::outbound::prepare;
 use super::tls::{self, Caller};
 use super::wire::{self, Kind, WireFault};
-use super::{Home, Peers, VERSIONS, admission, name};
+use super::{Home, Peers, admission, name};
 use crate::limits;
+use crate::release;
 
 /// Accepts until it is aborted.
 pub(super) async fn accept(peers: Arc<Peers>, listener: TcpListener) {
@@ -71,18 +73,24 @@ async fn serve(peers: &Arc<Peers>, socket: TcpStream, source: SocketAddr) {
         }
         Err(_) => return tracing::info!(%source, hsm = %name(caller.hsm), "an HSM said nothing"),
     };
-    if opening.newest_version < VERSIONS.0 || opening.oldest_version > VERSIONS.1 {
+    let newest = peers.settings().newest_version;
+    if opening.newest_version < OLDEST || opening.oldest_version > newest {
         let release = env!("CARGO_PKG_VERSION").to_owned();
-        let refusal = PeerRefusal::Version { oldest: VERSIONS.0, newest: VERSIONS.1, release };
+        let refusal = PeerRefusal::Version { oldest: OLDEST, newest, release };
         tracing::warn!(hsm = %name(caller.hsm), theirs = opening.release, "an HSM of another version");
         return refuse(&mut stream, &caller, source, &refusal).await;
     }
-    match opening.purpose {
-        Some(opening::Purpose::Link(link)) => match judge_link(peers, &caller, &link, opening.process) {
-            Ok((home, visit)) => linked(peers, stream, caller.hsm, &link, &home, &visit).await,
+    let purpose = opening.purpose.clone();
+    match purpose {
+        Some(opening::Purpose::Link(link)) => match judge_link(peers, &caller, &link, &opening) {
+            Ok((home, visit)) => {
+                let version = opening.newest_version.min(newest);
+                answer(&mut stream, opening_reply::Body::Linked(linked_reply(peers, version))).await;
+                linked(peers, stream, caller.hsm, &link, &home, &visit).await;
+            }
             Err(refusal) => refuse(&mut stream, &caller, source, &refusal).await,
         },
-        Some(opening::Purpose::Join(join)) => match admission::admit(peers, &stream, &caller, &join).await {
+        Some(opening::Purpose::Join(join)) => match admission::admit(peers, &stream, &caller, &opening, &join).await {
             Ok(admitted) => answer(&mut stream, opening_reply::Body::Admitted(admitted)).await,
             Err(refusal) => refuse(&mut stream, &caller, source, &refusal).await,
         },
@@ -90,8 +98,12 @@ async fn serve(peers: &Arc<Peers>, socket: TcpStream, source: SocketAddr) {
     }
 }
 
+fn linked_reply(peers: &Peers, version: u32) -> Linked {
+    Linked { version, measured: Some(peers.parts.release.to_wire()) }
+}
+
 /// Whether this certificate may speak for this node, to this node, now.
-fn judge_link(peers: &Peers, caller: &Caller, link: &Link, process: u64) -> Result<(Home, Visit), PeerRefusal> {
+fn judge_link(peers: &Peers, caller: &Caller, link: &Link, opening: &Opening) -> Result<(Home, Visit), PeerRefusal> {
     let home = peers.home().ok_or(PeerRefusal::NotReady)?;
     if link.cluster != home.place.cluster {
         return Err(PeerRefusal::OtherCluster);
@@ -107,8 +119,24 @@ fn judge_link(peers: &Peers, caller: &Caller, link: &Link, process: u64) -> Resu
         tracing::warn!(hsm = %name(caller.hsm), node = format!("{:x}", link.from), "an HSM poses as another node");
         return Err(PeerRefusal::Stranger { applied: 0 });
     }
-    let visit = peers.callers.enter(link.from, process)?;
+    check_program(&home, opening)?;
+    let visit = peers.callers.enter(link.from, opening.process)?;
     Ok((home, visit))
+}
+
+/// An HSM that does not know what the cluster uses would have to guess at it.
+pub(super) fn check_state_version(home: &Home, knows: u32) -> Result<(), PeerRefusal> {
+    let needs = home.node.read().version();
+    if knows < needs { Err(PeerRefusal::TooOld { needs }) } else { Ok(()) }
+}
+
+/// Whether the cluster takes part with this program: it knows what is in use, and is a release that is trusted.
+pub(super) fn check_program(home: &Home, opening: &Opening) -> Result<(), PeerRefusal> {
+    check_state_version(home, super::state_version(opening.newest_state))?;
+    let state = home.node.read();
+    let Some(cluster) = state.cluster() else { return Ok(()) };
+    let rule = &cluster.policy.releases;
+    release::judge(rule, opening.measured.as_ref()).map_err(|misfit| PeerRefusal::of_program(misfit, rule))
 }
 
 /// The certificate that the roster has for this node. The index is read before the roster, so that the roster is at least
@@ -117,23 +145,22 @@ fn known_certificate(peers: &Peers, home: &Home, node: u64) -> Result<Vec<u8>, P
     let applied = home.node.applied().0;
     let state = home.node.read();
     if state.cluster().is_some() {
-        let member = state.members().get(&NodeId(node));
-        return member.map(|member| member.certificate.clone()).ok_or(PeerRefusal::Stranger { applied });
+        let member = state.members().get(&NodeId(node)).map(|member| member.certificate.clone());
+        // A member that came while this HSM was away: whoever introduced it is a member itself.
+        let member = member.or_else(|| home.node.introduced(node));
+        if state.members().contains_key(&NodeId(home.place.node)) {
+            return member.ok_or(PeerRefusal::Stranger { applied });
+        }
+        if let Some(member) = member {
+            return Ok(member);
+        }
     }
-    // This HSM is a newcomer itself and has no state: it knows who was there when it was admitted.
+    // This HSM is a newcomer itself, whose state has not come as far as its admission: it knows who was there then.
     let known = peers.roster.borrow().get(&node).map(|known| known.certificate.clone());
     known.ok_or(PeerRefusal::NotReady)
 }
 
-async fn linked(
-    peers: &Arc<Peers>,
-    mut stream: TlsStream<TcpStream>,
-    hsm: HsmId,
-    link: &Link,
-    home: &Home,
-    visit: &Visit,
-) {
-    answer(&mut stream, opening_reply::Body::Linked(Linked {})).await;
+async fn linked(peers: &Arc<Peers>, stream: TlsStream<TcpStream>, hsm: HsmId, link: &Link, home: &Home, visit: &Visit) {
     tracing::debug!(hsm = %name(hsm), "a member connected");
     let node = link.from;
     let mut roster = peers.roster.subscribe();
@@ -146,7 +173,7 @@ async fn linked(
         }
     };
     tokio::select! {
-        ended = carry(stream, home, visit) => match ended {
+        ended = carry(stream, node, home, visit) => match ended {
             Ok(()) => tracing::debug!(hsm = %name(hsm), "a member's connection ended"),
             Err(fault @ (WireFault::TooLong { .. } | WireFault::Malformed)) => {
                 tracing::warn!(hsm = %name(hsm), %fault, "a member's connection was cut");
@@ -158,7 +185,7 @@ async fn linked(
 }
 
 /// Answers messages until the connection ends. Several are answered at one time, each when it is ready.
-async fn carry(stream: TlsStream<TcpStream>, home: &Home, visit: &Visit) -> Result<(), WireFault> {
+async fn carry(stream: TlsStream<TcpStream>, from: u64, home: &Home, visit: &Visit) -> Result<(), WireFault> {
     let (mut reader, writer) = tokio::io::split(stream);
     let writer = Arc::new(tokio::sync::Mutex::new(writer));
     let places = Arc::new(Semaphore::new(limits::PEER_ANSWERS));
@@ -173,7 +200,7 @@ async fn carry(stream: TlsStream<TcpStream>, home: &Home, visit: &Visit) -> Resu
             let (node, writer, broken) = (Arc::clone(&home.node), Arc::clone(&writer), broken.clone());
             // It ends with its answer, which has a deadline in replication.
             drop(tokio::spawn(async move {
-                let answered = match node.answer(&frame.payload).await {
+                let answered = match node.answer(from, &frame.payload).await {
                     Ok(answer) => {
                         let mut writer = writer.lock().await;
                         wire::send_frame(&mut *writer, Kind::Answer, frame.number, &answer).await

@@ -20,11 +20,12 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hsm_core::{HsmId, MemberRecord, NodeId};
-use hsm_crypto::{MasterKey, Module};
+use hsm_core::{ClusterId, HsmId, Incarnation, MemberRecord, NodeId, ReleaseRule};
+use hsm_crypto::Module;
 use hsm_protocol::peer::{Opening, opening};
-use hsm_replication::Node;
 use hsm_replication::network::{Answer, Network, PeerFault};
+use hsm_replication::versions::OLDEST;
+use hsm_replication::{History, Node};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -35,7 +36,9 @@ pub use newcomer::Admission;
 use crate::exit::Fault;
 use crate::identity::Identity;
 use crate::limits;
+use crate::masters::Masters;
 use crate::member::stopped;
+use crate::release::ReleaseStatement;
 use crate::settings::PeerSettings;
 use crate::unix_socket::listen;
 use inbound::Callers;
@@ -43,9 +46,6 @@ use outbound::{Class, Outbound};
 
 /// Name of this protocol in the TLS handshake (RFC 7301).
 const ALPN: &[u8] = b"hsm-peer/1";
-
-/// Versions of the protocol between HSMs that this program speaks, both ends included.
-const VERSIONS: (u32, u32) = (1, 1);
 
 /// Where this HSM belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +56,13 @@ pub struct Place {
     pub incarnation: [u8; 16],
     /// The node that this HSM is in it.
     pub node: u64,
+}
+
+impl Place {
+    /// The history, as replication names it.
+    pub fn history(&self) -> History {
+        History { cluster: ClusterId(self.cluster), incarnation: Incarnation(self.incarnation) }
+    }
 }
 
 /// A member as the roster has it, as far as reaching it needs.
@@ -79,8 +86,8 @@ pub struct Home {
     pub place: Place,
     /// Its node.
     pub node: Arc<Node>,
-    /// The cluster master key, to be handed to newcomers; a witness's holds none.
-    pub master: Arc<MasterKey>,
+    /// The cluster master keys, to be handed to newcomers; a witness's holds none.
+    pub masters: Arc<Masters>,
 }
 
 /// What the process must know.
@@ -101,6 +108,8 @@ pub struct PeersParts {
     pub settings: PeerSettings,
     /// Who this HSM is.
     pub identity: Arc<Identity>,
+    /// What its program is.
+    pub release: Arc<ReleaseStatement>,
     /// Randomness.
     pub module: Arc<Module>,
     /// Where connections run.
@@ -161,12 +170,18 @@ impl Peers {
     /// The roster changed: connections to and from those who are no more in it end, and those who moved are looked for
     /// where they are now.
     pub fn follow(&self, roster: Roster) {
+        self.dialer.forget_others(&roster);
         self.outbound.lock().retain(|(node, _), outbound| roster.get(node) == Some(outbound.known()));
         self.roster.send_if_modified(|known| {
             let changed = **known != roster;
             *known = Arc::new(roster);
             changed
         });
+    }
+
+    /// Which programs of members the cluster takes.
+    pub fn follow_rule(&self, rule: &ReleaseRule) {
+        self.dialer.follow_rule(rule);
     }
 
     /// This HSM is a member no more, or stops: every connection ends.
@@ -221,15 +236,26 @@ impl Network for Peers {
             Err(PeerFault::Unreachable(member))
         })
     }
+
+    fn version(&self, member: u64) -> u32 {
+        self.dialer.version(member)
+    }
+}
+
+/// The first version of commands, for whoever does not say.
+pub(crate) fn state_version(told: u32) -> u32 {
+    told.max(hsm_core::versions::OLDEST)
 }
 
 /// What every connection begins with.
-fn opening(process: u64, purpose: opening::Purpose) -> Opening {
+fn opening(settings: &PeerSettings, release: &ReleaseStatement, process: u64, purpose: opening::Purpose) -> Opening {
     Opening {
-        oldest_version: VERSIONS.0,
-        newest_version: VERSIONS.1,
+        oldest_version: OLDEST.min(settings.newest_version),
+        newest_version: settings.newest_version,
         release: env!("CARGO_PKG_VERSION").to_owned(),
         process,
+        newest_state: settings.newest_state,
+        measured: Some(release.to_wire()),
         purpose: Some(purpose),
     }
 }

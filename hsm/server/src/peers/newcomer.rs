@@ -21,6 +21,8 @@ pub struct Admission {
     pub handover: Handover,
     /// The cluster master key, sealed; empty for a witness.
     pub sealed_master_key: Vec<u8>,
+    /// That of the epoch before, the same way; empty when nothing is sealed under it any more.
+    pub sealed_master_key_before: Vec<u8>,
     /// The members, this HSM among them.
     pub roster: Roster,
     /// A command by which the roster had this HSM: who has applied it and does not know this node, knows of its removal.
@@ -72,5 +74,12 @@ fn parse(admitted: Admitted, hsm: HsmId) -> Option<Admission> {
     // A member that names another HSM for our node is not to be trusted with anything else.
     let here = roster.get(&node).is_some_and(|known| known.hsm == hsm);
     let place = Place { cluster, incarnation, node };
-    here.then_some(Admission { place, handover, sealed_master_key: admitted.sealed_master_key, roster, admitted_by })
+    here.then_some(Admission {
+        place,
+        handover,
+        sealed_master_key: admitted.sealed_master_key,
+        sealed_master_key_before: admitted.sealed_master_key_before,
+        roster,
+        admitted_by,
+    })
 }

@@ -9,7 +9,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hsm_protocol::peer::{Link, OpeningReply, opening, opening_reply};
+use hsm_core::ReleaseRule;
+use hsm_protocol::peer::{Link, OpeningReply, Release, opening, opening_reply};
+use hsm_replication::versions::OLDEST;
 use parking_lot::Mutex;
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
@@ -20,9 +22,10 @@ use tokio_rustls::client::TlsStream;
 use super::fault::{DialFault, PeerRefusal};
 use super::tls::{self, Caller, PeerTlsFault};
 use super::wire::{self, Kind, WireFault};
-use super::{Known, PeerEvent, PeersParts, Place, check_port, name};
+use super::{Known, PeerEvent, PeersParts, Place, Roster, check_port, name};
 use crate::identity::Identity;
 use crate::limits;
+use crate::release::{self, ReleaseStatement};
 use crate::settings::PeerSettings;
 
 /// Which connection a message takes, so that no heartbeat waits behind a part of a snapshot.
@@ -45,8 +48,13 @@ pub(super) struct Dialer {
     connector: tokio_rustls::TlsConnector,
     settings: PeerSettings,
     pub(super) identity: Arc<Identity>,
+    release: Arc<ReleaseStatement>,
     pub(super) process: u64,
     tell: Arc<dyn Fn(PeerEvent) + Send + Sync>,
+    /// The newest version that a member and this HSM speak, by its node, as it was told last.
+    versions: Mutex<BTreeMap<u64, u32>>,
+    /// Which programs the cluster takes.
+    rule: Mutex<ReleaseRule>,
 }
 
 impl Dialer {
@@ -55,9 +63,38 @@ impl Dialer {
             connector: tls::connector(&parts.identity)?,
             settings: parts.settings.clone(),
             identity: Arc::clone(&parts.identity),
+            release: Arc::clone(&parts.release),
             process,
             tell: Arc::clone(&parts.tell),
+            versions: Mutex::default(),
+            rule: Mutex::default(),
         })
+    }
+
+    /// The newest version that this member and this HSM both speak, as far as it is known.
+    pub(super) fn version(&self, node: u64) -> u32 {
+        self.versions.lock().get(&node).copied().unwrap_or(OLDEST)
+    }
+
+    /// A member answered that this is the newest that both speak. A member may come back with an older program.
+    fn note_version(&self, node: u64, told: u32) {
+        let version = told.min(self.settings.newest_version).max(OLDEST);
+        self.versions.lock().insert(node, version);
+    }
+
+    /// From now on members are taken by this rule.
+    pub(super) fn follow_rule(&self, rule: &ReleaseRule) {
+        self.rule.lock().clone_from(rule);
+    }
+
+    fn check_program(&self, stated: Option<&Release>) -> Result<(), DialFault> {
+        let rule = self.rule.lock();
+        release::judge(&rule, stated).map_err(|misfit| DialFault::Program(PeerRefusal::of_program(misfit, &rule)))
+    }
+
+    /// Members that are no more leave nothing behind.
+    pub(super) fn forget_others(&self, roster: &Roster) {
+        self.versions.lock().retain(|node, _| roster.contains_key(node));
     }
 
     /// A connection whose handshake is over, and who is at its other end.
@@ -82,7 +119,7 @@ impl Dialer {
     ) -> Result<opening_reply::Body, DialFault> {
         let exchange = async {
             // What the other side has to say of our certificate comes as the answer to what we say first.
-            wire::send(stream, &super::opening(self.process, purpose)).await?;
+            wire::send(stream, &super::opening(&self.settings, &self.release, self.process, purpose)).await?;
             wire::receive::<_, OpeningReply>(stream, limits::PEER_OPENING_REPLY_BYTES).await
         };
         match timeout(within, exchange).await {
@@ -205,7 +242,11 @@ impl Way {
             to: self.node,
         };
         match self.dialer.open(&mut stream, opening::Purpose::Link(link), limits::PEER_OPENING).await? {
-            opening_reply::Body::Linked(_) => Ok(stream),
+            opening_reply::Body::Linked(linked) => {
+                self.dialer.check_program(linked.measured.as_ref())?;
+                self.dialer.note_version(self.node, linked.version);
+                Ok(stream)
+            }
             _ => Err(WireFault::Malformed.into()),
         }
     }

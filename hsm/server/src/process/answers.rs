@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering;
 
 use hsm_core::{Action, Hsm, HsmId, MemberKind};
 use hsm_protocol::management::{
-    CertificatesReply, Done, Form, Initialize, Join, Joined, Member as MemberLine, Reply, Request, StatusReply, reply,
-    request,
+    CertificatesReply, Done, Form, Initialize, Join, Joined, Member as MemberLine, Recovery, Reply, Request,
+    StatusReply, reply, request,
 };
 use hsm_protocol::{ErrorCode, Lifecycle};
 use hsm_replication::{Outcome, Status};
@@ -19,11 +19,11 @@ use super::membership::ADMITTED;
 use super::{Event, Process, report};
 use crate::customer_certificate::CheckedCertificates;
 use crate::exit::Fault;
-use crate::installation;
 use crate::joining::JoinFault;
 use crate::limits::{JOIN_ADDRESSES as ADDRESSES, JOIN_TIME, LABEL_BYTES};
 use crate::management::server::failure;
 use crate::member::{self, Member};
+use crate::{epochs, installation, recovery};
 
 /// A request that was not done: a code, and a sentence for a person.
 struct No(ErrorCode, String);
@@ -44,6 +44,9 @@ fn no<T>(code: ErrorCode, message: &str) -> Result<T, No> {
     Err(No(code, message.to_owned()))
 }
 
+/// What [`Process::joining`] says while a new history begins.
+const RECOVERS: &str = "this HSM begins a new history of its cluster, alone";
+
 const NO_CLUSTER: &str = "this HSM belongs to no cluster yet; `form` makes one";
 
 impl Process {
@@ -58,6 +61,7 @@ impl Process {
             }
             Some(request::Body::Join(join)) => self.join(&join).map(reply::Body::Joined),
             Some(request::Body::Leave(_)) => self.leave().map(|()| reply::Body::Done(Done {})),
+            Some(request::Body::Recover(recover)) => self.recover(&recover.cluster).map(reply::Body::Recovery),
             Some(request::Body::Stop(_)) => {
                 report(&self.events, Event::Stop("management"));
                 Ok(reply::Body::Done(Done {}))
@@ -93,6 +97,7 @@ impl Process {
             status.client_socket = socket.map(|(path, _)| path.display().to_string()).unwrap_or_default();
         }
         status.applied_index = member.node().applied().0;
+        status.holds_epoch_before = member.holds_epoch_before();
         // First how the node does, then its state: the other way round the state would be held while others are asked.
         let node = member.node().status();
         let state = member.node().read();
@@ -104,6 +109,9 @@ impl Process {
             status.cluster = member::hexadecimal(&record.cluster.0);
             status.incarnation = member::hexadecimal(&record.incarnation.0);
             status.fips = record.fips;
+            status.epoch = record.epoch.0;
+            status.epoch_progress = epochs::progress(record.epoch, state.epoch_record());
+            status.commands_version = record.version;
             status.label = record.label.clone();
             status.client_certificates_required = record.client_certificates_required;
         }
@@ -154,6 +162,35 @@ impl Process {
             Outcome::Done { result: Err(refusal), .. } => no(refusal.code, refusal.code.explanation()),
             Outcome::Unavailable(code) => no(code, code.explanation()),
             Outcome::Unknown => no(ErrorCode::Unknown, "whether this HSM has left is unknown; `status` will tell"),
+        }
+    }
+
+    /// The survivor goes on alone, or (without a name) it is told what that would be.
+    fn recover(&self, cluster: &str) -> Result<Recovery, No> {
+        let _alone = self.change.lock();
+        let member = self.member_or_why()?;
+        let plan = recovery::plan(&member).map_err(|refusal| No(refusal.code(), refusal.to_string()))?;
+        if cluster.is_empty() {
+            return Ok(plan);
+        }
+        if cluster != plan.cluster {
+            return no(ErrorCode::AttributeValue, "this HSM belongs to another cluster than the one that was named");
+        }
+        *self.member.write() = None;
+        RECOVERS.clone_into(&mut self.joining.lock());
+        let recovered = recovery::recover(&self.surroundings, member).and_then(|member| self.adopt(member));
+        self.joining.lock().clear();
+        match recovered {
+            Ok(member) => {
+                let incarnation = member::hexadecimal(&member.place().incarnation);
+                Ok(Recovery { incarnation, done: true, applied_index: member.node().applied().0, ..plan })
+            }
+            Err(fault) => {
+                // The store is the old member's or the new one's; a start goes on with what it is.
+                let said = fault.to_string();
+                report(&self.events, Event::Unable(fault));
+                Err(No(ErrorCode::Broken, format!("it was stopped, and did not come back: {said}")))
+            }
         }
     }
 

@@ -113,6 +113,8 @@ impl Process {
     pub(super) fn look_round(&self) -> Result<(), Fault> {
         let Some(member) = self.member() else { return Ok(()) };
         member.announce();
+        member.look_at_epochs();
+        member.raise_version();
         member.open_doors()?;
         if member.follow_roster() { Ok(()) } else { Err(self.removed()) }
     }
@@ -122,6 +124,8 @@ impl Process {
         // Without a member this HSM is joining, and `joining` looks at the roster itself.
         let Some(member) = self.member() else { return Ok(()) };
         tracing::info!("the roster of the cluster changed");
+        // A removal makes a new epoch due.
+        member.look_at_epochs();
         if member.follow_roster() { Ok(()) } else { Err(self.removed()) }
     }
 

@@ -8,6 +8,7 @@
 
 mod answers;
 mod membership;
+mod snapshot;
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -26,12 +27,13 @@ use crate::command_line::SocketAccess;
 use crate::data_folder::DataFolder;
 use crate::dispatch::{Effects, ProcessEffect};
 use crate::exit::Fault;
-use crate::health::{self, Snapshot, Sources};
+use crate::health::{self, Sources};
 use crate::identity::Identity;
 use crate::management::ManagementServer;
 use crate::member::{self, Found, Member, Surroundings};
 use crate::metrics::Metrics;
 use crate::peers::{PeerEvent, Peers, PeersParts};
+use crate::release::ReleaseStatement;
 use crate::sandbox::{self, FileRules, Sandbox};
 use crate::settings::{RootOfTrustSetting, Settings};
 use crate::{installation, limits, node_watch, unix_socket};
@@ -48,15 +50,17 @@ pub fn serve(settings: Settings) -> Result<(), Fault> {
         unix_socket::clear_stale(socket)?;
     }
     installation::prepare(settings.installation())?;
+    let release = Arc::new(ReleaseStatement::of_this_program()?);
+    say_release(&release);
     let sandbox = lock_up_files(&settings)?;
     let (events, inbox) = channel();
     let module = Module::start().map_err(|failure| Fault::SelfTest(failure.to_string()))?;
     let hsm = hsm_id(&folder, &module)?;
     let identity = Arc::new(Identity::read_or_make(&settings, &folder, &module, HsmId(hsm))?);
     let runtime = start_runtime(&settings, &events)?;
-    let peers = start_peers(&settings, &identity, &module, runtime.handle(), &events)?;
+    let peers = start_peers(&settings, &identity, &release, &module, runtime.handle(), &events)?;
     let process = Arc::new(Process {
-        surroundings: surroundings(settings, folder, module, identity, peers, &events),
+        surroundings: surroundings(settings, folder, module, identity, release, peers, &events),
         member: RwLock::new(None),
         change: Mutex::new(()),
         sandbox: sandbox.clone(),
@@ -165,7 +169,7 @@ impl Process {
                         close_at.extend(CLOSE_AFTER.map(|after| Instant::now() + after));
                     }
                 }
-                Ok(Event::EpochBegan) => tracing::info!("the cluster master key has a new epoch"),
+                Ok(Event::EpochBegan) => self.member().iter().for_each(|member| member.look_at_epochs()),
                 Ok(Event::RosterChanged) => self.follow_roster()?,
                 Ok(Event::Peer(event)) => self.hear(&event)?,
                 Ok(Event::Left | Event::Standing(Standing::Removed)) if self.member().is_some() => {
@@ -188,6 +192,7 @@ impl Process {
             if announce_at <= now {
                 announce_at = now + limits::ANNOUNCE_INTERVAL;
                 self.look_round()?;
+                self.surroundings.metrics.sample(Instant::now());
             }
             if expire_at <= now {
                 expire_at = now + limits::EXPIRE_INTERVAL;
@@ -226,35 +231,6 @@ impl Process {
         }
         tracing::info!("stopped");
     }
-
-    /// What health and metrics show.
-    fn snapshot(&self) -> Snapshot {
-        let Some(member) = self.member() else {
-            let joining = self.joining.lock().clone();
-            let why = if joining.is_empty() { "this HSM belongs to no cluster yet".to_owned() } else { joining };
-            return Snapshot { not_ready: Some(why), ..Snapshot::default() };
-        };
-        let node = member.node().status();
-        let state = member.node().read();
-        let not_ready = match (member.client_address(), node.ready) {
-            // A witness has no clients, and is ready when its node is.
-            (None, Ok(())) if self.surroundings.settings.witness() => None,
-            (None, _) => Some("the cluster is not initialised".to_owned()),
-            (Some(_), Err(code)) => Some(code.to_string()),
-            (Some(_), Ok(())) => None,
-        };
-        Snapshot {
-            not_ready,
-            lifecycle: state.lifecycle().map_or(0, |lifecycle| lifecycle as u32),
-            applied_index: member.node().applied().0,
-            objects: state.object_count(),
-            users: state.user_count(),
-            sessions: state.session_count(),
-            queued: node.queued as u64,
-            flushes: node.flushes,
-            flushed_commands: node.flushed_commands,
-        }
-    }
 }
 
 fn surroundings(
@@ -262,6 +238,7 @@ fn surroundings(
     folder: DataFolder,
     module: Arc<Module>,
     identity: Arc<Identity>,
+    release: Arc<ReleaseStatement>,
     peers: Option<Arc<Peers>>,
     events: &Sender<Event>,
 ) -> Arc<Surroundings> {
@@ -286,6 +263,7 @@ fn surroundings(
         metrics: Arc::new(Metrics::new()),
         hsm: identity.hsm().0,
         identity,
+        release,
         peers,
         effects: Box::new(effects),
         on_fault: Arc::new(on_fault),
@@ -297,6 +275,22 @@ fn surroundings(
 fn report(events: &Sender<Event>, event: Event) {
     if events.send(event).is_err() {
         tracing::debug!("an event came after the end");
+    }
+}
+
+/// Which program runs, at every start: a development build is none for keys that matter.
+fn say_release(release: &ReleaseStatement) {
+    let (version, measurement) = (&release.version, member::hexadecimal(&release.measurement));
+    let key = member::hexadecimal(&release.key);
+    if release.is_development() {
+        tracing::warn!(
+            version,
+            measurement,
+            "this is a DEVELOPMENT BUILD: nobody signed it, and a cluster that takes it takes every build. For keys that \
+             matter install a signed release (docs/operations/upgrade.md)"
+        );
+    } else {
+        tracing::info!(version, measurement, key, "this is a signed release");
     }
 }
 
@@ -391,6 +385,7 @@ fn start_runtime(settings: &Settings, events: &Sender<Event>) -> Result<tokio::r
 fn start_peers(
     settings: &Settings,
     identity: &Arc<Identity>,
+    release: &Arc<ReleaseStatement>,
     module: &Arc<Module>,
     runtime: &tokio::runtime::Handle,
     events: &Sender<Event>,
@@ -400,6 +395,7 @@ fn start_peers(
     let parts = PeersParts {
         settings: peers.clone(),
         identity: Arc::clone(identity),
+        release: Arc::clone(release),
         module: Arc::clone(module),
         runtime: runtime.clone(),
         tell: Arc::new(move |event| report(&events, Event::Peer(event))),

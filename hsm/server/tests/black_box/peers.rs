@@ -1,5 +1,6 @@
 //! The port for other HSMs: who may speak there, and what hostile ones get.
 
+use hsm_replication::versions::NEWEST;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -62,7 +63,13 @@ fn link(running: &Running) -> Link {
 }
 
 fn newcomer() -> Vec<u8> {
-    Newcomer { peer_address: "127.0.0.1:1".to_owned(), sealing_key: vec![4; 97], ..Newcomer::default() }.encode_to_vec()
+    Newcomer {
+        peer_address: "127.0.0.1:1".to_owned(),
+        sealing_key: vec![4; 97],
+        newest_state: hsm_core::versions::NEWEST,
+        ..Newcomer::default()
+    }
+    .encode_to_vec()
 }
 
 #[test]
@@ -108,11 +115,11 @@ fn another_cluster_history_node_or_version_is_refused() {
     for (link, reason) in cases {
         assert_eq!(stranger.connect(address).refused(&opening(Purpose::Link(link))).reason, reason);
     }
-    for (oldest_version, newest_version) in [(2, 3), (0, 0)] {
+    for (oldest_version, newest_version) in [(NEWEST + 1, NEWEST + 2), (0, 0)] {
         let mut other = opening(Purpose::Link(link.clone()));
         (other.oldest_version, other.newest_version) = (oldest_version, newest_version);
         let refused = stranger.connect(address).refused(&other);
-        assert_eq!((refused.reason, refused.newest_version), (VERSION, 1));
+        assert_eq!((refused.reason, refused.newest_version), (VERSION, NEWEST));
     }
 }
 

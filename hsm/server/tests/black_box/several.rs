@@ -33,7 +33,7 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts so many HSMs, none of which belongs to a cluster.
     pub(crate) fn blank(count: usize) -> Self {
-        let addresses: Vec<_> = (0..count + 2).map(|_| free_address()).collect();
+        let addresses: Vec<_> = (0..count.max(3) + 2).map(|_| free_address()).collect();
         let mut cluster = Self { installation: folder(), addresses, hsms: Vec::new() };
         (0..count).for_each(|_| cluster.start(&[]));
         cluster
@@ -42,16 +42,27 @@ impl Cluster {
     /// A cluster of so many HSMs in zones of their own, initialised.
     pub(crate) fn of(count: usize) -> Self {
         let cluster = Self::blank(count);
-        cluster.hsms[0].initialise();
-        (1..count).for_each(|at| cluster.join(at));
-        // One of two does not vote: it would only add to what must not fail.
-        let voters = if count < 3 { 1 } else { count };
-        eventually("that members vote", || cluster.voters(0) == voters);
+        cluster.unite();
         cluster
+    }
+
+    /// Makes one initialised cluster of the HSMs that run.
+    pub(crate) fn unite(&self) {
+        let count = self.hsms.len();
+        self.hsms[0].initialise();
+        (1..count).for_each(|at| self.join(at));
+        // An even number of voters would only add to what must not fail.
+        let voters = [1, 1, 1, 3, 3].get(count).copied().unwrap_or(5);
+        eventually("that members vote", || self.voters(0) == voters);
     }
 
     /// Starts one more HSM.
     pub(crate) fn start(&mut self, extra: &[&str]) {
+        self.start_program(std::path::Path::new(crate::support::PROGRAM), extra);
+    }
+
+    /// Starts one more HSM of this copy of the program.
+    pub(crate) fn start_program(&mut self, program: &std::path::Path, extra: &[&str]) {
         let at = self.hsms.len();
         let ports: Vec<_> = self.addresses.iter().map(|address| address.port().to_string()).collect();
         let (address, zone) = (self.addresses[at].to_string(), format!("zone-{at}"));
@@ -62,7 +73,7 @@ impl Cluster {
         let listen = SocketAddr::from((self.addresses[at].ip(), CLIENT_PORT)).to_string();
         words.extend(["--zone", &zone, "--unix-socket", &socket, "--listen", &listen]);
         words.extend(extra);
-        self.hsms.push(Running::start(&words));
+        self.hsms.push(Running::start_program(program, folder(), &words));
     }
 
     pub(crate) fn join(&self, at: usize) {
@@ -77,6 +88,11 @@ impl Cluster {
 
     /// A client that knows all of these HSMs.
     pub(crate) fn client_of(&self, hsms: &[usize]) -> Client {
+        Client::new(self.configuration(hsms))
+    }
+
+    /// What such a client is configured with.
+    pub(crate) fn configuration(&self, hsms: &[usize]) -> ClusterConfiguration {
         let mut configuration = ClusterConfiguration::new("test");
         for &at in hsms {
             eventually("a client's address", || self.hsms[at].status()["client_address"] != "");
@@ -84,7 +100,7 @@ impl Cluster {
         }
         configuration.trust_anchor = Some(self.hsms[0].path("customerCA.crt"));
         configuration.call_timeout = Duration::from_secs(20);
-        Client::new(configuration)
+        configuration
     }
 
     /// A client that can reach this HSM and no other one, and gives a call up after that time.

@@ -113,7 +113,17 @@ pub(crate) fn refusal(reply: OpeningReply) -> Refused {
 }
 
 pub(crate) fn opening(purpose: opening::Purpose) -> Opening {
-    Opening { oldest_version: 1, newest_version: 1, release: "0.0.0".to_owned(), process: 1, purpose: Some(purpose) }
+    // The test is a development build, as the HSM under test is.
+    let release = hsm_server::release::ReleaseStatement::of_this_program().expect("a measurement");
+    Opening {
+        oldest_version: 1,
+        newest_version: 1,
+        release: "0.0.0".to_owned(),
+        process: 1,
+        newest_state: hsm_core::versions::NEWEST,
+        measured: Some(release.to_wire()),
+        purpose: Some(purpose),
+    }
 }
 
 fn now() -> Duration {

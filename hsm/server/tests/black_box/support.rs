@@ -17,6 +17,7 @@ pub(crate) struct Running {
     pub(crate) folder: TempDir,
     pub(crate) child: Child,
     extra: Vec<String>,
+    program: PathBuf,
 }
 
 /// A folder for one HSM. Short, because the path of a socket is.
@@ -27,9 +28,15 @@ pub(crate) fn folder() -> TempDir {
 /// `serve` on the folder `data` in this one, with these further arguments, at any free address when
 /// they name none; standard error goes to the file `log`.
 pub(crate) fn serve_command(folder: &Path, extra: &[&str]) -> Command {
+    serve_program(Path::new(PROGRAM), folder, extra)
+}
+
+/// [`serve_command`] of another copy of the program.
+pub(crate) fn serve_program(program: &Path, folder: &Path, extra: &[&str]) -> Command {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).expect("a log");
-    let mut command = Command::new(PROGRAM);
-    let listen = if extra.contains(&"--listen") { &[][..] } else { &["--listen", "127.0.0.1:0"] };
+    let mut command = Command::new(program);
+    // A client's address that changes with every start, unless the test wants one that stays.
+    let listen: &[&str] = if extra.contains(&"--listen") { &[] } else { &["--listen", "127.0.0.1:0"] };
     command
         .arg("serve")
         .args(listen)
@@ -48,8 +55,14 @@ impl Running {
     }
 
     pub(crate) fn start_in(folder: TempDir, extra: &[&str]) -> Self {
-        let child = serve_command(folder.path(), extra).spawn().expect("the program starts");
-        let mut running = Self { folder, child, extra: extra.iter().map(ToString::to_string).collect() };
+        Self::start_program(Path::new(PROGRAM), folder, extra)
+    }
+
+    /// Another copy of the program.
+    pub(crate) fn start_program(program: &Path, folder: TempDir, extra: &[&str]) -> Self {
+        let child = serve_program(program, folder.path(), extra).spawn().expect("the program starts");
+        let extra = extra.iter().map(ToString::to_string).collect();
+        let mut running = Self { folder, child, extra, program: program.to_owned() };
         running.wait_until_it_answers();
         running
     }
@@ -86,7 +99,7 @@ impl Running {
     /// Starts it again on the same folder, and does not wait.
     pub(crate) fn spawn(&mut self) {
         let extra: Vec<&str> = self.extra.iter().map(String::as_str).collect();
-        self.child = serve_command(self.folder.path(), &extra).spawn().expect("the program starts");
+        self.child = serve_program(&self.program, self.folder.path(), &extra).spawn().expect("the program starts");
     }
 
     /// Its further arguments with another value for this one.
@@ -99,6 +112,21 @@ impl Running {
     /// Gives it another value for this argument from the next start on.
     pub(crate) fn replace_argument(&mut self, name: &str, value: &str) {
         replace(&mut self.extra, name, value);
+    }
+
+    /// From the next start on it runs this copy of the program.
+    pub(crate) fn run_program(&mut self, program: &Path) {
+        program.clone_into(&mut self.program);
+    }
+
+    /// Its further arguments.
+    pub(crate) fn arguments(&self) -> &[String] {
+        &self.extra
+    }
+
+    /// From the next start on it goes without the last so many of them.
+    pub(crate) fn drop_arguments(&mut self, count: usize) {
+        self.extra.truncate(self.extra.len() - count);
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

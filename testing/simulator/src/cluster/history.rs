@@ -66,12 +66,20 @@ pub struct Seen {
     pub conflicts: Vec<(u64, usize)>,
     /// Who said that it leads, by term.
     pub leaders: BTreeMap<u64, BTreeSet<u64>>,
+    /// The highest term that each node was seen in.
+    pub terms: BTreeMap<u64, u64>,
+    /// Nodes that were in an earlier term again.
+    pub forgotten_votes: Vec<String>,
     /// Answers that a machine gave although it was cut off from every majority all the time: numbers of calls.
     pub alone: Vec<usize>,
     /// What nodes stopped for although nothing was done to their disk, or what must never be: `(place, text)`.
     pub faults: Vec<(usize, String)>,
     /// Two nodes at one index with different hashes of chain or state.
     pub different: Vec<String>,
+    /// Members that went on with another state than the others.
+    pub differing: Vec<String>,
+    /// Nodes that vote and have no state.
+    pub empty_voters: Vec<String>,
     /// Nodes that took part although their disk had forgotten what they knew.
     pub forgetful: Vec<String>,
     /// Machines that had no business to be answered, and were.

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use hsm_core::{Command, Effect, HsmId, Incarnation, Index, MemberKind, MemberRecord, Refusal, Response};
 use hsm_crypto::StorageKey;
 use hsm_replication::runtime::{NodeContext, Rt};
-use hsm_replication::{EffectSink, Fault, Node, OpenFault, Settings, Standing};
+use hsm_replication::{EffectSink, Fault, History, Node, OpenFault, Settings, Standing};
 use openraft::AsyncRuntime;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -44,6 +44,10 @@ pub struct Machine {
     around: Around,
     /// Its disk was made to fail: the process may stop for it.
     hurt: Arc<AtomicBool>,
+    /// Its memory.
+    memory: Arc<Memory>,
+    /// It was asked to remove its HSM, and nobody knows whether that was done.
+    leaves: Arc<AtomicBool>,
     state: Mutex<State>,
 }
 
@@ -78,6 +82,15 @@ struct State {
     process: Arc<Process>,
 }
 
+/// Whether the memory of a machine does what it should.
+#[derive(Default)]
+struct Memory {
+    /// It will not, once.
+    fails: AtomicBool,
+    /// It did not: what is on the disk since then is wrong.
+    failed: AtomicBool,
+}
+
 /// What is known of the process of one boot.
 #[derive(Default)]
 struct Process {
@@ -85,6 +98,8 @@ struct Process {
     faulted: AtomicBool,
     /// Others remember more of its node than it has.
     rolled_back: AtomicBool,
+    /// It is no member any more.
+    removed: AtomicBool,
     /// It crashed: what it says now, nobody hears.
     gone: AtomicBool,
 }
@@ -92,6 +107,10 @@ struct Process {
 impl State {
     fn is_rolled_back(&self) -> bool {
         self.process.rolled_back.load(Ordering::SeqCst)
+    }
+
+    fn is_removed(&self) -> bool {
+        self.process.removed.load(Ordering::SeqCst)
     }
 
     fn has_faulted(&self) -> bool {
@@ -105,8 +124,8 @@ pub enum Beginning {
     Form(Incarnation),
     /// It goes on with what is on the disk.
     Open,
-    /// It joins, under this node id.
-    Join(u64),
+    /// It joins this history, under this node id.
+    Join(u64, History),
 }
 
 impl Machine {
@@ -121,8 +140,22 @@ impl Machine {
     ) -> Self {
         let (stopped, hands) = (Arc::default(), Arc::default());
         let hsm = Mutex::new(HsmId(around.random.octets()));
-        let (hurt, state) = (Arc::default(), Mutex::default());
-        Self { place, hsm, kind, disk, clock: Arc::new(clock), stopped, hands, key, around, hurt, state }
+        let (hurt, leaves, memory, state) = (Arc::default(), Arc::default(), Arc::default(), Mutex::default());
+        Self {
+            place,
+            hsm,
+            kind,
+            disk,
+            clock: Arc::new(clock),
+            stopped,
+            hands,
+            key,
+            around,
+            hurt,
+            memory,
+            leaves,
+            state,
+        }
     }
 
     /// The HSM on it.
@@ -133,12 +166,14 @@ impl Machine {
     /// Another HSM stands here from now on. The machine must be off.
     pub fn replace(&self) {
         *self.hsm.lock() = HsmId(self.around.random.octets());
+        self.leaves.store(false, Ordering::SeqCst);
         self.forget();
     }
 
     /// An empty disk, on which the same HSM becomes another node. The machine must be off.
     pub fn forget(&self) {
         self.disk.wipe();
+        self.memory.failed.store(false, Ordering::SeqCst);
         let mut state = self.state.lock();
         (state.identity, state.damaged, state.forgets) = (None, false, None);
         state.was_node = false;
@@ -222,10 +257,36 @@ impl Machine {
         self.hurt.store(true, Ordering::SeqCst);
     }
 
+    /// It is asked for that its HSM leaves: it may learn that it was removed before whoever asked does.
+    pub fn expect_removal(&self) {
+        self.leaves.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether its process has said that it cannot go on.
+    pub fn has_faulted(&self) -> bool {
+        self.state.lock().has_faulted()
+    }
+
+    /// Whether its process has said that its HSM was removed, which was asked for.
+    pub fn was_removed(&self) -> bool {
+        self.state.lock().is_removed()
+    }
+
+    /// With the next command that it applies its memory fails, if `fails`.
+    pub fn let_memory_fail(&self, fails: bool) {
+        self.memory.fails.store(fails, Ordering::SeqCst);
+    }
+
+    /// Whether it has applied a command wrongly, and lives with that.
+    pub fn has_faltered(&self) -> bool {
+        self.memory.failed.load(Ordering::SeqCst)
+    }
+
     /// Whether its process must be started again.
     pub fn has_stopped(&self) -> bool {
         let state = self.state.lock();
-        state.boot.is_some() && (state.has_faulted() || state.is_rolled_back() || self.disk.is_cut())
+        state.boot.is_some()
+            && (state.has_faulted() || state.is_rolled_back() || state.is_removed() || self.disk.is_cut())
     }
 
     /// Whether the others have told its process that they remember more of its node than it has.
@@ -246,7 +307,7 @@ impl Machine {
                 Node::form_here(settings, key, form)
             }
             Beginning::Open => Node::open_here(settings, key),
-            Beginning::Join(node) => Node::join_here(settings, key, node),
+            Beginning::Join(node, history) => Node::join_here(settings, key, node, history),
         };
         #[expect(clippy::async_yields_async, reason = "the task is started as this node and waited for as nobody")]
         let opening = boot.run(async { Rt::spawn(opening) }).await;
@@ -285,12 +346,17 @@ impl Machine {
         let (place, stopped, hurt, disk) = (self.place, self.stopped.clone(), self.hurt.clone(), self.disk.clone());
         let on_standing = {
             let (trace, process, stopped) = (trace.clone(), process.clone(), stopped.clone());
+            let leaves = self.leaves.clone();
             move |standing: Standing| {
                 trace.tell(|| format!("machine {place} is {standing:?}"));
-                if standing == Standing::RolledBack && !process.gone.load(Ordering::SeqCst) {
-                    process.rolled_back.store(true, Ordering::SeqCst);
-                    stopped.notify_one();
-                }
+                let ends = match standing {
+                    _ if process.gone.load(Ordering::SeqCst) => return,
+                    Standing::RolledBack => &process.rolled_back,
+                    Standing::Removed if leaves.load(Ordering::SeqCst) => &process.removed,
+                    _ => return,
+                };
+                ends.store(true, Ordering::SeqCst);
+                stopped.notify_one();
             }
         };
         let on_fault = {
@@ -309,11 +375,12 @@ impl Machine {
             }
         };
         Settings {
+            newest_state: hsm_core::versions::NEWEST,
             disk: Arc::new(self.disk.clone()),
             clock: self.clock.clone(),
             randomness: Arc::new(Random::new(random.next())),
             network: fabric.at(place),
-            effects: Arc::new(Watcher { place, ledger, trace }),
+            effects: Arc::new(Watcher { place, ledger, trace, memory: self.memory.clone() }),
             on_fault: Arc::new(on_fault),
             on_standing: Arc::new(on_standing),
             witness: self.kind == MemberKind::Witness,
@@ -347,10 +414,23 @@ struct Watcher {
     place: usize,
     ledger: Arc<Ledger>,
     trace: Arc<Trace>,
+    memory: Arc<Memory>,
 }
 
 impl EffectSink for Watcher {
+    fn falters(&self, index: Index) -> bool {
+        let fails = self.memory.fails.swap(false, Ordering::SeqCst);
+        if fails {
+            self.trace.tell(|| format!("machine {} applies {} wrongly", self.place, index.0));
+            self.memory.failed.store(true, Ordering::SeqCst);
+        }
+        fails
+    }
+
     fn decided(&self, index: Index, hash: &[u8; 48], command: &Command, answer: &Result<Response, Refusal>) {
+        if self.memory.failed.load(Ordering::SeqCst) {
+            return;
+        }
         self.trace.note(hash, || format!("{} applies {}", self.place, index.0));
         let decided = Decided { hash: *hash, command: command.clone(), answer: answer.clone() };
         self.ledger.decide(self.place, index, decided);

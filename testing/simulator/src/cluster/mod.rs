@@ -61,7 +61,7 @@ pub struct Cluster {
     /// What was acknowledged to be gone.
     pub promises: observer::Promises,
     /// The voters as the node knew them that had applied most, and how much that was.
-    pub known_voters: Mutex<(hsm_core::Index, Vec<u64>)>,
+    pub known_voters: Mutex<(hsm_core::Index, Vec<Vec<u64>>)>,
     /// Whoever makes a machine forget holds this.
     pub damage: Arc<tokio::sync::Mutex<()>>,
     /// Whoever holds this breaks something that others must have the time to notice: nothing else is broken.

@@ -17,6 +17,12 @@ use crate::cluster::machine::Machine;
 /// in which every member writes down what it knows of the others.
 const TRUCE: Duration = Duration::from_millis(2_500);
 
+/// A member whose state differs has stopped after so many steps: several pulses.
+const STOP_STEPS: usize = 100;
+
+/// See [`STOP_STEPS`].
+const STOP_STEP: Duration = Duration::from_millis(100);
+
 /// What can be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Blow {
@@ -173,17 +179,15 @@ impl Cluster {
     /// Whether the cluster can do without what this machine remembers: it is no voter, or a majority of the voters is left
     /// that forgot nothing. Only while nobody is in the middle of the like.
     fn can_spare(&self, machine: &Machine) -> bool {
-        let voters = self.voters();
-        let (mut whole, mut is_voter) = (0, false);
-        for &voter in &voters {
-            let place = self.place_of(voter);
-            is_voter |= place == Some(machine.place);
-            let keeps = place.is_some_and(|place| place != machine.place && !self.machines[place].is_damaged());
-            whole += usize::from(keeps);
-        }
+        let sets = self.deciding();
+        let spared_by = |voters: &Vec<u64>| {
+            let places: Vec<_> = voters.iter().map(|&voter| self.place_of(voter)).collect();
+            let keeps = |place: &&usize| **place != machine.place && !self.machines[**place].is_damaged();
+            let whole = places.iter().flatten().filter(keeps).count();
+            whole * 2 > voters.len() || !places.contains(&Some(machine.place))
+        };
         let others_whole = self.machines.iter().all(|other| !other.is_damaged());
-        let enough = whole * 2 > voters.len();
-        others_whole && machine.was_node() && (enough || (!is_voter && !voters.is_empty()))
+        others_whole && machine.was_node() && !sets.is_empty() && sets.iter().all(spared_by)
     }
 
     async fn damage(self: Arc<Self>, machine: Arc<Machine>) {
@@ -193,7 +197,7 @@ impl Cluster {
         let Ok(budget) = self.damage.clone().try_lock_owned() else { return };
         machine.expect_fault();
         let wait = self.random.below(3_000);
-        let kind = self.random.below(4);
+        let kind = self.random.below(5);
         match kind {
             0 => {
                 machine.set_damaged(true);
@@ -215,6 +219,7 @@ impl Cluster {
             2 => {
                 self.clone().roll_back(machine.clone()).await;
             }
+            3 => self.clone().falter(machine.clone()).await,
             _ => {
                 self.trace.tell(|| format!("the disk at {} is empty", machine.place));
                 self.clone()
@@ -255,6 +260,35 @@ impl Cluster {
         drop(truce);
     }
 
+    /// A member comes to another state than the others: its memory fails. It must stop by itself.
+    async fn falter(self: Arc<Self>, machine: Arc<Machine>) {
+        let truce = self.truce.clone().lock_owned().await;
+        tokio::time::sleep(TRUCE).await;
+        let leads = machine.look().is_some_and(|node| node.status().leader == Some(node.status().node));
+        // Two voters that differ do not know which of them is wrong.
+        let many = self.deciding().iter().all(|voters| voters.len() > 2);
+        if leads || !many || !self.is_whole() {
+            return;
+        }
+        machine.set_damaged(true);
+        machine.let_memory_fail(true);
+        let identity = machine.identity();
+        for _ in 0..STOP_STEPS {
+            tokio::time::sleep(STOP_STEP).await;
+            if machine.identity() != identity {
+                break;
+            }
+        }
+        machine.let_memory_fail(false);
+        if machine.identity() == identity && machine.has_faltered() && machine.look().is_some() {
+            let line = format!("machine {} goes on with another state than the others", machine.place);
+            self.ledger.with(|seen| seen.differing.push(line));
+        } else if machine.identity() == identity && !machine.has_faltered() {
+            machine.set_damaged(false);
+        }
+        drop(truce);
+    }
+
     /// Whether every member runs, takes part and reaches every other.
     fn is_whole(&self) -> bool {
         let members = self.members();
@@ -273,9 +307,14 @@ impl Cluster {
             return;
         }
         let Ok(budget) = self.damage.clone().try_lock_owned() else { return };
-        let Ok(hands) = machine.hands.clone().try_lock_owned() else { return };
         self.trace.tell(|| format!("machine {} leaves the cluster", machine.place));
-        if self.remove(&machine).await {
+        let leaving = machine.hsm();
+        machine.expect_removal();
+        // Until it is removed it is started again like any other: the cluster may need its vote for that.
+        let removed = self.remove(&machine).await;
+        let hands = machine.hands.clone().lock_owned().await;
+        // It may have learnt it by itself, and be another one already.
+        if removed && machine.hsm() == leaving {
             self.members.lock().retain(|&place| place != machine.place);
             // For a while it goes on as if nothing had happened: it may not have heard.
             let wait = self.random.below(4_000);

@@ -5,10 +5,11 @@
 //! is answered by a task of the *target's* boot: the caller's time-out does not end it, the target's crash does.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hsm_replication::Node;
-use hsm_replication::network::{Answer, Network, PeerFault};
+use hsm_replication::network::{Answer, Network, PeerFault, sender};
 use hsm_replication::runtime::{NodeContext, Rt, SimInstant};
 use openraft::AsyncRuntime;
 use parking_lot::Mutex;
@@ -18,11 +19,16 @@ use crate::cluster::plan::Weather;
 use crate::cluster::trace::Trace;
 use crate::random::Random;
 
+/// A refusal is one octet: which one.
+const REFUSAL_BYTES: usize = 1;
+
 /// All links of a cluster.
 pub struct Fabric {
     random: Arc<Random>,
     trace: Arc<Trace>,
     state: Mutex<State>,
+    /// Answers of members to the machine after the last one that were no refusals.
+    heard: AtomicUsize,
 }
 
 struct State {
@@ -45,7 +51,7 @@ impl Fabric {
     /// Whole links between so many places.
     pub fn new(places: usize, weather: Weather, random: Arc<Random>, trace: Arc<Trace>) -> Arc<Self> {
         let state = State { weather, hosts: vec![None; places], cut: vec![vec![false; places]; places] };
-        Arc::new(Self { random, trace, state: Mutex::new(state) })
+        Arc::new(Self { random, trace, state: Mutex::new(state), heard: AtomicUsize::new(0) })
     }
 
     /// The network as the machine at this place sees it.
@@ -97,6 +103,11 @@ impl Fabric {
         found
     }
 
+    /// How often members gave the machine at the last place, which belongs to another history, more than a refusal.
+    pub fn strangers_heard(&self) -> usize {
+        self.heard.load(Ordering::SeqCst)
+    }
+
     /// How long one way takes; `None` = the message is lost.
     fn way(&self) -> Option<Duration> {
         let weather = self.state.lock().weather;
@@ -124,12 +135,18 @@ impl Fabric {
         let (tell, told) = oneshot::channel();
         let Host { node, boot } = host;
         let answering = async move {
-            let answer = node.answer(&message).await;
+            // What a connection proves is who sent it.
+            let speaker = sender(&message).unwrap_or_default();
+            let answer = node.answer(speaker, &message).await;
             // Whoever asked may be gone.
             tell.send(answer.ok()).ok();
         };
         boot.run(async { drop(Rt::spawn(answering)) }).await;
         let answer = told.await.ok()??;
+        let strange = from + 1 == self.state.lock().hosts.len();
+        if strange && answer.len() > REFUSAL_BYTES {
+            self.heard.fetch_add(1, Ordering::SeqCst);
+        }
         tokio::time::sleep(self.way()?).await;
         self.trace.note(&answer, || format!("{from} <- {to}: {} octets", answer.len()));
         self.reaches(to, from).then_some(answer)

@@ -123,11 +123,19 @@ impl Cluster {
 
     /// The voters as the node knows them, or knew them, that has applied most.
     pub fn voters(&self) -> Vec<u64> {
+        let mut all: Vec<u64> = self.deciding().into_iter().flatten().collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// The sets of voters of which a majority of each decides, in the same way.
+    pub fn deciding(&self) -> Vec<Vec<u64>> {
         let mut known = self.known_voters.lock();
         for (_, node) in self.nodes() {
             let status = node.status();
-            if status.applied >= known.0 && !status.voters.is_empty() {
-                *known = (status.applied, status.voters);
+            if status.applied >= known.0 && !status.deciding.is_empty() {
+                *known = (status.applied, status.deciding);
             }
         }
         known.1.clone()
@@ -138,6 +146,21 @@ impl Cluster {
         loop {
             self.look();
             tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Writes into the log what every node says of itself.
+    pub fn tell_how_they_do(&self) {
+        for (place, node) in self.nodes() {
+            let Status { node, standing, leader, term, applied, last_entry, voters, .. } = node.status();
+            self.trace.tell(|| {
+                let leader = leader.unwrap_or_default();
+                let (applied, voters) = (applied.0, voters.iter().map(|voter| format!("{voter:x}")).collect::<Vec<_>>());
+                format!(
+                    "machine {place} is node {node:x}, {standing:?} in term {term} under {leader:x}, at command {applied} and \
+                     entry {last_entry}, voters {voters:?}"
+                )
+            });
         }
     }
 
@@ -158,7 +181,9 @@ impl Cluster {
         lead.into_iter().for_each(|(place, term)| self.trace.tell(|| format!("machine {place} leads in term {term}")));
         self.compare_chains(&statuses);
         self.look_for_forgetful(&statuses);
+        self.look_for_forgotten_votes(&statuses);
         self.look_for_strangers(&statuses);
+        self.look_for_empty_voters(&statuses);
         if steps.is_multiple_of(COMPARE_EVERY) {
             self.compare_states(&nodes);
         }
@@ -170,7 +195,7 @@ impl Cluster {
 
     fn compare_chains(&self, statuses: &[(usize, Status)]) {
         self.ledger.with(|seen| {
-            for (place, status) in statuses {
+            for (place, status) in statuses.iter().filter(|(place, _)| !self.machines[*place].has_faltered()) {
                 let decided = seen.decided.get(&status.applied.0).map(|decided| decided.hash);
                 if decided.is_some_and(|hash| hash != status.hash) {
                     let line = format!("machine {place} has another chain of hashes at {}", status.applied.0);
@@ -190,8 +215,37 @@ impl Cluster {
         }
     }
 
+    fn look_for_forgotten_votes(&self, statuses: &[(usize, Status)]) {
+        for (place, status) in statuses.iter().filter(|(place, _)| !self.machines[*place].is_damaged()) {
+            self.ledger.with(|seen| {
+                let highest = seen.terms.entry(status.node).or_insert(status.term);
+                let (before, now) = (*highest, status.term);
+                *highest = before.max(now);
+                if now < before {
+                    seen.forgotten_votes.push(format!("machine {place} was in term {before} and is in {now} again"));
+                }
+            });
+        }
+    }
+
+    fn look_for_empty_voters(&self, statuses: &[(usize, Status)]) {
+        let voters = self.voters();
+        let many = voters.len() > 1;
+        let empty = |(place, status): &&(usize, Status)| {
+            many && status.applied.0 == 0 && voters.contains(&status.node) && !self.machines[*place].is_damaged()
+        };
+        for (place, status) in statuses.iter().filter(empty) {
+            let line = format!("machine {place} votes as node {:x} and has no state", status.node);
+            self.ledger.with(|seen| seen.empty_voters.push(line));
+        }
+    }
+
     fn look_for_strangers(&self, statuses: &[(usize, Status)]) {
         let Some(stranger) = self.stranger_node() else { return };
+        if self.fabric.strangers_heard() > 0 {
+            let line = "a member answers a node of another history with more than a refusal".to_owned();
+            self.ledger.with(|seen| seen.strangers.push(line));
+        }
         for (place, status) in statuses {
             if status.leader == Some(stranger) || status.voters.contains(&stranger) {
                 let line = format!("machine {place} follows a node of another history, or counts its vote");
@@ -219,13 +273,10 @@ impl Cluster {
 
     fn look_for_broken_promises(&self, place: usize, node: &Arc<Node>) {
         let (applied, serving, number) = (node.applied(), node.serving(), node.status().node);
-        let is_listed = self.is_listed(number);
         for Standing { promise, index, named } in self.promises.lock().iter() {
             let knows = *index <= applied;
             let named = named.as_ref().map(|named| named.get(&number).copied());
             let bound = match named {
-                // Until when a member that was removed may go on, the barrier of its removal says once and for all.
-                _ if !is_listed && !matches!(promise, Promise::Removed(_)) => false,
                 _ if knows => true,
                 // It does not know yet, and nobody was promised that it does.
                 None => false,
@@ -236,12 +287,6 @@ impl Cluster {
                 self.ledger.with(|seen| seen.stale.push((invariant, line)));
             }
         }
-    }
-
-    /// Whether this node is in the roster, as the member says that has come farthest.
-    fn is_listed(&self, node: u64) -> bool {
-        let newest = self.nodes().into_iter().max_by_key(|(_, node)| node.applied());
-        newest.is_some_and(|(_, newest)| newest.read().members().contains_key(&hsm_core::NodeId(node)))
     }
 
     /// The cluster's time, by the member that is behind most.

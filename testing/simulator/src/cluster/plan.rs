@@ -13,6 +13,8 @@ pub struct Plan {
     pub witness: bool,
     /// Whether a node of another history of the same cluster takes the members for its own.
     pub stranger: bool,
+    /// How long an HSM without a majority goes on, in seconds.
+    pub window: u32,
     /// How long faults are injected.
     pub faults_for: Duration,
     /// Time between two faults, on average, in milliseconds.
@@ -100,6 +102,7 @@ impl Plan {
             members,
             witness: members == 2 && random.once_in(2),
             stranger: random.once_in(4),
+            window: [0, 0, 5, 3_600][random.place_below(4)],
             faults_for: Duration::from_millis(12_000 + random.below(8_000)),
             fault_every: 200 + random.below(1_200),
             network,

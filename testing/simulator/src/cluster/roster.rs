@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hsm_core::{Action, NodeId};
-use hsm_replication::{OpenFault, StorageFault};
+use hsm_replication::{History, OpenFault, StorageFault};
 
 use crate::cluster::Cluster;
 use crate::cluster::clients::Client;
 use crate::cluster::machine::{Beginning, Machine};
 use crate::cluster::observer::Promise;
+use crate::cluster::run::HISTORY;
 use crate::disk::Crash;
+use crate::world;
 
 /// The client number of whoever manages machines.
 const MANAGEMENT: usize = 99;
@@ -39,10 +41,11 @@ impl Cluster {
 
     /// Removes the HSM of a machine from the roster; true when it surely was.
     pub async fn remove(self: &Arc<Self>, machine: &Machine) -> bool {
-        let node = machine.identity().unwrap_or_default();
+        // Another one may stand there before this has ended.
+        let (node, hsm) = (machine.identity().unwrap_or_default(), machine.hsm());
         let mut client = Client::new(self, MANAGEMENT, "management", hsm_protocol::Role::Admin);
         for _ in 0..30 {
-            match client.request(Action::RemoveMember { hsm: machine.hsm() }).await {
+            match client.request(Action::RemoveMember { hsm }).await {
                 Some((index, Ok(_))) => {
                     drop(tokio::spawn(self.clone().settle(index, Promise::Removed(node))));
                     return true;
@@ -61,7 +64,7 @@ impl Cluster {
             let begun = match machine.identity() {
                 Some(_) if machine.was_node() => machine.start(Beginning::Open).await,
                 // An attempt to join that a crash ended goes on under the same id.
-                Some(node) => machine.start(Beginning::Join(node)).await,
+                Some(node) => machine.start(Beginning::Join(node, history())).await,
                 None => self.join(machine).await,
             };
             let Err(fault) = begun else { return };
@@ -81,7 +84,7 @@ impl Cluster {
         let refused = || OpenFault::Engine("nobody admits it".to_owned());
         let node = self.admit(machine).await.ok_or_else(refused)?;
         machine.assign(node);
-        machine.start(Beginning::Join(node)).await
+        machine.start(Beginning::Join(node, history())).await
     }
 
     /// What an operator does with a disk that is not what it was: he puts an empty one in. A disk that was honest must not
@@ -105,10 +108,17 @@ impl Cluster {
             }
             let hands = machine.hands.clone().lock_owned().await;
             if machine.has_stopped() {
-                let rolled_back = machine.was_rolled_back();
+                let (rolled_back, removed) = (machine.was_rolled_back(), machine.was_removed());
+                let differs = machine.has_faltered() && machine.has_faulted();
                 machine.crash(self.any_crash()).await;
                 if rolled_back {
                     self.begin_again(&machine, "others remember more of it");
+                }
+                if removed {
+                    machine.replace();
+                }
+                if differs {
+                    self.begin_again(&machine, "it differs from the others");
                 }
                 let wait = 20 + self.random.below(1_500);
                 tokio::time::sleep(Duration::from_millis(wait)).await;
@@ -122,6 +132,11 @@ impl Cluster {
     pub fn any_crash(&self) -> Crash {
         Crash::ALL[self.random.place_below(Crash::ALL.len())]
     }
+}
+
+/// What a newcomer is told at its admission.
+fn history() -> History {
+    History { cluster: world::form().cluster, incarnation: HISTORY }
 }
 
 /// Whether nothing can be made of what is on the disk.

@@ -19,7 +19,7 @@ use crate::cluster::trace::Lines;
 use crate::{invariants, panics, world};
 
 /// The history that a run makes.
-const HISTORY: Incarnation = Incarnation([2; 16]);
+pub const HISTORY: Incarnation = Incarnation([2; 16]);
 
 /// How a run is made.
 #[derive(Clone, Default)]
@@ -77,6 +77,7 @@ pub fn run(seed: u64, options: &Options) -> Report {
             let cluster = Cluster::new(seed, plan, lines);
             let broken = live(&cluster).await;
             if let Some(Broken { invariant, text }) = &broken {
+                cluster.tell_how_they_do();
                 cluster.trace.tell(|| format!("BROKEN: {invariant}: {text}"));
             }
             let report = report(seed, &cluster, broken);
@@ -141,6 +142,7 @@ async fn begin(cluster: &Arc<Cluster>) -> Result<Vec<tokio::task::JoinHandle<()>
         drop(tokio::spawn(cluster.clone().keep(machine.clone())));
     }
     let mut admin = Admin::begin(cluster).await;
+    admin.set_window(cluster.plan.window).await;
     for name in [admin::DISABLED, guesser::VICTIM, register::OWNER] {
         admin.create_user(name).await;
     }

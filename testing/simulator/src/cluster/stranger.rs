@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hsm_core::{Action, Incarnation, NodeId};
-use hsm_replication::Standing;
 
 use crate::cluster::Cluster;
 use crate::cluster::machine::{Beginning, Machine};
@@ -23,8 +22,7 @@ impl Cluster {
         }
         loop {
             for machine in self.members() {
-                // A newcomer has a node id that no other history can know.
-                let member = machine.look().map(|node| node.status()).filter(|one| one.standing == Standing::Member);
+                let member = machine.look().map(|node| node.status());
                 let (Some(status), Some((own, boot))) = (member, stranger.reach()) else { continue };
                 let node = status.node;
                 let action = Action::AdmitMember { node: NodeId(node), member: machine.record() };

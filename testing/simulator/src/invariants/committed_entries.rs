@@ -1,7 +1,8 @@
 //! A command that one member has applied is the same on every other, for ever, with the same answer.
 //!
 //! Looked at: every command that any member applies, also again after a restart: the chain of hashes takes in index, term,
-//! time and octets. Fault budget: as for `one_leader_per_term`.
+//! time and octets. Fault budget: any crash, cut, pause and clock; disks that
+//! forget on a minority of the voters.
 
 use super::{Invariant, nothing};
 

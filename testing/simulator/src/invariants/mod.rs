@@ -9,7 +9,9 @@ pub mod attempts;
 pub mod audit_chain;
 pub mod committed_entries;
 pub mod deletes;
+pub mod differing_members;
 pub mod disabled_users;
+pub mod empty_voters;
 pub mod equal_index;
 pub mod forgetful_voters;
 pub mod honest_nodes;
@@ -19,10 +21,10 @@ pub mod linearizable;
 pub mod liveness;
 pub mod minority;
 pub mod nothing_panics;
-pub mod one_leader;
 pub mod one_object;
 pub mod removed_members;
 pub mod running_sessions;
+pub mod votes;
 
 use std::sync::Arc;
 
@@ -49,12 +51,14 @@ pub fn nothing(_: &Arc<Cluster>) -> Result<(), String> {
 
 /// All of them. Where one fault breaks several, the first names it.
 pub const ALL: &[Invariant] = &[
-    nothing_panics::INVARIANT,
     incarnations::INVARIANT,
-    one_leader::INVARIANT,
+    nothing_panics::INVARIANT,
+    votes::INVARIANT,
     committed_entries::INVARIANT,
     minority::INVARIANT,
     forgetful_voters::INVARIANT,
+    empty_voters::INVARIANT,
+    differing_members::INVARIANT,
     answers::INVARIANT,
     one_object::INVARIANT,
     attempts::INVARIANT,

@@ -32,6 +32,8 @@ pub(crate) const USER_PASSWORD: &[u8] = b"crypto-user-password";
 pub(crate) struct Hsm {
     pub(crate) service: Arc<Service>,
     pub(crate) node: Arc<Node>,
+    /// The cluster master key of epoch 1.
+    pub(crate) master: MasterKey,
     _folder: tempfile::TempDir,
 }
 
@@ -53,6 +55,7 @@ impl Hsm {
             activation: password::make(&module, ACTIVATION_PASSWORD, false).unwrap(),
             sealed_activation_password: vec![1],
             sealed_cluster_key: vec![1],
+            releases: hsm_core::ReleaseRule::default(),
             certificates: CeremonyCertificates::default(),
             node: NodeId(1),
             member: MemberRecord::alone(HsmId([1; 16]), MemberKind::Hsm),
@@ -76,7 +79,7 @@ impl Hsm {
             hsm: [7; 16],
             address: "127.0.0.1:2223".into(),
         };
-        Self { service: Service::new(parts).unwrap(), node, _folder: folder }
+        Self { service: Service::new(parts).unwrap(), node, master, _folder: folder }
     }
 
     /// A cluster in service: `admin`, and the crypto users `app` and `other`.
@@ -165,6 +168,7 @@ impl Client {
             min_index: self.index,
             sequence,
             lowest_unanswered: sequence,
+            trace: 0,
             body: Some(body),
         };
         let mut out = Vec::new();

@@ -2,6 +2,7 @@
 
 mod client;
 mod cryptography;
+mod epochs;
 mod hostile;
 mod hot_path;
 mod logins;

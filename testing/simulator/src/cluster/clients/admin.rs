@@ -13,6 +13,9 @@ use crate::cluster::observer::Promise;
 /// A certificate as far as the state machine looks at one.
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n";
 
+/// Isolation windows, in seconds: none, one that ends within a run, and one that does not.
+pub const WINDOWS: [u32; 3] = [0, 5, 3_600];
+
 /// The user whom the admin disables.
 pub const DISABLED: &str = "outcast";
 
@@ -61,16 +64,27 @@ impl Admin {
                 self.client.log_in().await;
                 continue;
             }
-            match self.client.cluster.random.below(6) {
-                0 => self.set_window().await,
-                1 => self.log_out_everywhere().await,
+            match self.client.cluster.random.below(8) {
+                0 => self.log_out_everywhere().await,
+                1 | 2 => self.change_window().await,
                 _ => self.disable_and_enable().await,
             }
         }
     }
 
-    async fn set_window(&mut self) {
-        let seconds = [0, 5, 3_600][self.client.cluster.random.place_below(3)];
+    /// Sets how long an HSM without a majority goes on.
+    ///
+    /// # Panics
+    /// When a calm cluster refuses it.
+    pub async fn set_window(&mut self, seconds: u32) {
+        let set = self.client.change(|_, _| Ok(Action::SetIsolationWindow { seconds }));
+        let (_, answer) = set.await.expect("a calm cluster answers");
+        assert!(answer.is_ok(), "it is allowed");
+    }
+
+    /// Another window, up or down, while others may not hear of it.
+    async fn change_window(&mut self) {
+        let seconds = WINDOWS[self.client.cluster.random.place_below(WINDOWS.len())];
         self.client.change(|_, _| Ok(Action::SetIsolationWindow { seconds })).await;
     }
 

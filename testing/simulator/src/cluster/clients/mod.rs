@@ -143,7 +143,7 @@ impl Client {
     /// A member that answers and knows what this client knows; `None` when none was found in a while.
     pub async fn find(&mut self) -> Option<Server> {
         for _ in 0..40 {
-            let machine = self.cluster.any_member();
+            let machine = self.draw();
             let late = self.cluster.random.below(2_000);
             tokio::time::sleep(Duration::from_micros(100 + late)).await;
             for _ in 0..5 {
@@ -158,6 +158,13 @@ impl Client {
             }
         }
         None
+    }
+
+    /// A member, and one that runs if there are any: in a cluster that is being made most are off.
+    fn draw(&self) -> Arc<Machine> {
+        let drawn = std::iter::repeat_with(|| self.cluster.any_member()).take(8);
+        let mut drawn = drawn.skip_while(|machine| !machine.is_on());
+        drawn.next().unwrap_or_else(|| self.cluster.any_member())
     }
 
     /// Has something done in its session; `make` makes the command from the state of the member that is asked, each time
