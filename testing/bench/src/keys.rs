@@ -127,6 +127,29 @@ pub(crate) fn fill(count: usize) -> Result<()> {
     })
 }
 
+/// Makes an AES-256 key on the token; its label is nobody's to look for.
+pub(crate) fn make_one(session: &Session) -> Result<()> {
+    let template = [
+        Attribute::flag(CKA_TOKEN, true),
+        Attribute::octets(CKA_LABEL, "bench-made"),
+        Attribute::number(CKA_VALUE_LEN, 32),
+    ];
+    session.generate_key(CKM_AES_KEY_GEN, &template)?;
+    Ok(())
+}
+
+/// Makes durable keys, each acknowledged before the next.
+pub(crate) fn make(threads: usize, length: Length) -> Result<()> {
+    let token = Token::from_environment()?;
+    let _login = token.logged_in()?;
+    let mut operations: Vec<Operation<'_>> = Vec::new();
+    for _ in 0..threads {
+        let session = token.session()?;
+        operations.push(Box::new(move || make_one(&session)));
+    }
+    measure(operations, length)
+}
+
 /// Searches by label, the labels in turn.
 pub(crate) fn find(length: Length) -> Result<()> {
     let token = Token::from_environment()?;

@@ -9,6 +9,7 @@ mod frames;
 mod keys;
 mod load;
 mod token;
+mod waits;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -36,6 +37,20 @@ enum What {
         /// Keys that there shall be.
         #[arg(long)]
         count: usize,
+    },
+    /// Makes durable token keys.
+    Make {
+        /// By how many threads, each with a session.
+        #[arg(long, default_value_t = 1)]
+        threads: usize,
+        #[command(flatten)]
+        length: Length,
+    },
+    /// The longest wait of one thread between two lines of standard input, until it ends.
+    Waits {
+        /// Make keys instead of signing.
+        #[arg(long)]
+        writes: bool,
     },
     /// Searches by label among the keys of `fill`.
     Find(Length),
@@ -106,6 +121,8 @@ fn run(what: What) -> Result<()> {
         What::Token(load) => token::run(load.workload, load.threads, load.length),
         What::Bare(load) => bare::run(load.workload, load.threads, load.length),
         What::Fill { count } => keys::fill(count),
+        What::Make { threads, length } => keys::make(threads, length),
+        What::Waits { writes } => waits::run(writes),
         What::Find(length) => keys::find(length),
         What::Login(length) => keys::login(length),
         What::Frames { threads, length } => frames::run(threads, length),

@@ -132,7 +132,7 @@ fn growth(results: &Results) {
 }
 
 /// The processor and those of its features that decide the figures: IFMA for RSA, VAES for GCM, SHA for hashing.
-fn machine() -> String {
+pub(super) fn machine() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let field = |name: &str| {
         let line = text.lines().find(|line| line.starts_with(name));
