@@ -4,34 +4,48 @@ use std::io::{BufRead as _, Write as _};
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, anyhow};
 use conformance::module::Mechanism;
 use cryptoki_sys::{CKM_ECDSA, CKO_PRIVATE_KEY};
 
-use crate::keys::{Token, find_one, make_one};
+use crate::keys::{MADE, Token, find_one, make_one};
 use crate::token::DATA;
 
-/// Prints `ready`, then for each line of standard input the longest wait since the last one, in milliseconds, and the number
-/// of operations.
+/// What happened since it was asked last.
+#[derive(Default)]
+struct Seen {
+    longest: Duration,
+    /// When that one ended, in milliseconds since 1970: a clock that whoever asks has too.
+    ended: u128,
+    count: u64,
+}
+
+/// Prints `ready`, then for each line of standard input the longest wait since the last one, in milliseconds, the number of
+/// operations, and when the longest one ended, in milliseconds since 1970.
 pub(crate) fn run(writes: bool) -> Result<()> {
     let token = Token::from_environment()?;
     let session = token.logged_in()?;
     let key = find_one(&session, CKO_PRIVATE_KEY, "bench-p256")?;
-    let (stop, seen) = (AtomicBool::new(false), Mutex::new((Duration::ZERO, 0_u64)));
+    let (stop, seen) = (AtomicBool::new(false), Mutex::new(Seen::default()));
     std::thread::scope(|scope| {
         let (stop, seen) = (&stop, &seen);
         let worker = scope.spawn(move || -> Result<()> {
             while !stop.load(Ordering::Relaxed) {
                 let began = Instant::now();
                 if writes {
-                    make_one(&session)?;
+                    make_one(&session, MADE)?;
                 } else {
                     session.sign(&Mechanism::Plain(CKM_ECDSA), key, &DATA, &mut [0; 64])?;
                 }
+                let took = began.elapsed();
                 let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-                *seen = (seen.0.max(began.elapsed()), seen.1 + 1);
+                seen.count += 1;
+                if took > seen.longest {
+                    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970")?;
+                    (seen.longest, seen.ended) = (took, now.as_millis());
+                }
             }
             Ok(())
         });
@@ -41,9 +55,9 @@ pub(crate) fn run(writes: bool) -> Result<()> {
             if worker.is_finished() {
                 break;
             }
-            let (longest, count) =
-                std::mem::replace(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner), (Duration::ZERO, 0));
-            say(&format!("{} {count}", longest.as_millis()))?;
+            let Seen { longest, ended, count } =
+                std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner));
+            say(&format!("{} {count} {ended}", longest.as_millis()))?;
         }
         stop.store(true, Ordering::Relaxed);
         let outcome = worker.join().map_err(|_| anyhow!("a thread panicked"))?;

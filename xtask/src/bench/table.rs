@@ -37,14 +37,19 @@ struct Goal {
 
 impl Goal {
     fn verdict(&self) -> &'static str {
-        let meets = |goal: f64| if self.smaller_is_better { self.value <= goal } else { self.value >= goal };
-        if meets(self.stretch) {
-            "stretch"
-        } else if meets(self.reach) {
-            "reached"
-        } else {
-            "not reached"
-        }
+        verdict(self.value, self.reach, self.stretch, self.smaller_is_better)
+    }
+}
+
+/// What a measured value reaches.
+pub(super) fn verdict(value: f64, reach: f64, stretch: f64, smaller_is_better: bool) -> &'static str {
+    let meets = |goal: f64| if smaller_is_better { value <= goal } else { value >= goal };
+    if meets(stretch) {
+        "stretch"
+    } else if meets(reach) {
+        "reached"
+    } else {
+        "not reached"
     }
 }
 
