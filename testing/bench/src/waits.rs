@@ -20,32 +20,58 @@ struct Seen {
     /// When that one ended, in milliseconds since 1970: a clock that whoever asks has too.
     ended: u128,
     count: u64,
+    /// When the call that is under way began.
+    began: Option<Instant>,
 }
 
-/// Prints `ready`, then for each line of standard input the longest wait since the last one, in milliseconds, the number of
-/// operations, and when the longest one ended, in milliseconds since 1970.
+impl Seen {
+    fn begin(&mut self) {
+        self.began = Some(Instant::now());
+    }
+
+    /// Takes the call that is under way as if it had ended now, if it is longer than all others.
+    fn look(&mut self) -> Result<()> {
+        let took = self.began.map_or(Duration::ZERO, |began| began.elapsed());
+        if took > self.longest {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970")?;
+            (self.longest, self.ended) = (took, now.as_millis());
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.look()?;
+        (self.began, self.count) = (None, self.count + 1);
+        Ok(())
+    }
+
+    /// The longest wait in milliseconds, the number of calls, and when the longest wait ended, in milliseconds since 1970;
+    /// begins anew.
+    fn tell(&mut self) -> Result<String> {
+        self.look()?;
+        let told = format!("{} {} {}", self.longest.as_millis(), self.count, self.ended);
+        *self = Self { began: self.began, ..Self::default() };
+        Ok(told)
+    }
+}
+
+/// Prints `ready`, then for each line of standard input what [`Seen::tell`] says; a call that failed ends it.
 pub(crate) fn run(writes: bool) -> Result<()> {
     let token = Token::from_environment()?;
     let session = token.logged_in()?;
     let key = find_one(&session, CKO_PRIVATE_KEY, "bench-p256")?;
     let (stop, seen) = (AtomicBool::new(false), Mutex::new(Seen::default()));
+    let lock = || seen.lock().unwrap_or_else(PoisonError::into_inner);
     std::thread::scope(|scope| {
-        let (stop, seen) = (&stop, &seen);
-        let worker = scope.spawn(move || -> Result<()> {
+        let worker = scope.spawn(|| -> Result<()> {
             while !stop.load(Ordering::Relaxed) {
-                let began = Instant::now();
+                lock().begin();
                 if writes {
                     make_one(&session, MADE)?;
                 } else {
                     session.sign(&Mechanism::Plain(CKM_ECDSA), key, &DATA, &mut [0; 64])?;
                 }
-                let took = began.elapsed();
-                let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-                seen.count += 1;
-                if took > seen.longest {
-                    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970")?;
-                    (seen.longest, seen.ended) = (took, now.as_millis());
-                }
+                lock().end()?;
             }
             Ok(())
         });
@@ -55,14 +81,14 @@ pub(crate) fn run(writes: bool) -> Result<()> {
             if worker.is_finished() {
                 break;
             }
-            let Seen { longest, ended, count } =
-                std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner));
-            say(&format!("{} {count} {ended}", longest.as_millis()))?;
+            let told = lock().tell()?;
+            say(&told)?;
         }
         stop.store(true, Ordering::Relaxed);
         let outcome = worker.join().map_err(|_| anyhow!("a thread panicked"))?;
         if let Err(error) = &outcome {
-            say(&format!("failed {error:#}"))?;
+            let waited = lock().began.map_or(Duration::ZERO, |began| began.elapsed());
+            say(&format!("failed after {} ms: {error:#}", waited.as_millis()))?;
         }
         outcome
     })

@@ -1,5 +1,6 @@
 //! One cluster under measurement: its HSM processes and the load generator's commands for it.
 
+use std::io::Read as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -224,7 +225,11 @@ impl Watched {
         }
     }
 
-    pub(super) fn end(self) -> Result<()> {
-        self.0.end()
+    /// Ends it after the call that is under way. Its last words say what call failed, if one did.
+    pub(super) fn end(mut self) -> Result<()> {
+        self.0.close_input();
+        let mut words = String::new();
+        self.0.output().read_to_string(&mut words).context("an application's last words cannot be read")?;
+        self.0.end().with_context(|| words)
     }
 }
