@@ -115,16 +115,19 @@ pub fn object(message: Option<wire::ObjectReference>) -> Result<ObjectReference,
     if message.token_object != 0 {
         return Err(ErrorCode::ObjectUnknown.into());
     }
-    Ok(ObjectReference::Session { id: SessionObjectId(id), sealed: message.sealed })
+    Ok(ObjectReference::Session { id: SessionObjectId(id), sealed: message.sealed, version: message.version })
 }
 
 /// Writes a reference to an object.
 pub fn object_message(reference: &ObjectReference) -> wire::ObjectReference {
     match reference {
         ObjectReference::Token(handle) => wire::ObjectReference { token_object: *handle, ..Default::default() },
-        ObjectReference::Session { id, sealed } => {
-            wire::ObjectReference { token_object: 0, session_object: id.0.to_vec(), sealed: sealed.clone() }
-        }
+        ObjectReference::Session { id, sealed, version } => wire::ObjectReference {
+            token_object: 0,
+            session_object: id.0.to_vec(),
+            sealed: sealed.clone(),
+            version: *version,
+        },
     }
 }
 
@@ -252,6 +255,7 @@ pub fn method(body: &wire::request::Body) -> u16 {
         Body::Attach(_) => 21,
         Body::Logout(_) => 22,
         Body::LogoutEverywhere(_) => 23,
+        Body::ExchangeObjects(_) => 24,
         Body::GenerateKey(_) => 30,
         Body::GenerateKeyPair(_) => 31,
         Body::CreateObject(_) => 32,
@@ -335,9 +339,9 @@ mod tests {
     fn a_reference_names_one_object() {
         assert!(object(None).is_err());
         assert!(object(Some(wire::ObjectReference::default())).is_err());
-        let both = wire::ObjectReference { token_object: 1, session_object: vec![0; 16], sealed: vec![] };
+        let both = wire::ObjectReference { token_object: 1, session_object: vec![0; 16], ..Default::default() };
         assert!(object(Some(both)).is_err());
-        let short = wire::ObjectReference { token_object: 0, session_object: vec![0; 15], sealed: vec![] };
+        let short = wire::ObjectReference { session_object: vec![0; 15], ..Default::default() };
         assert!(object(Some(short)).is_err());
     }
 }

@@ -31,6 +31,12 @@ pub const TEMPLATE_DEPTH: usize = 1;
 /// Random bytes in one call.
 pub const RANDOM_BYTES: u32 = 1024 * 1024;
 
+/// Session objects that one call exchanges for such of the present epoch: sealing them takes a millisecond.
+pub const EXCHANGED_OBJECTS: usize = 64;
+
+/// Bytes of sealed session objects in such a call, unless it is one object: the answer is as long.
+pub const EXCHANGED_BYTES: usize = 512 * 1024;
+
 /// Handles in one answer to `FindObjects`.
 pub const FIND_PAGE: u32 = 4096;
 

@@ -298,5 +298,7 @@ pub enum ObjectReference {
         id: SessionObjectId,
         /// The object itself, sealed by an HSM; empty when the HSM should have it.
         sealed: Vec<u8>,
+        /// The version that is meant: an HSM that has an older one must be shown this one; 0 = any.
+        version: u32,
     },
 }

@@ -25,6 +25,16 @@ impl Answer {
         Self { data, text: text.into() }
     }
 
+    /// Adds a fact that is rarely there. Data that are a sentence become an object with that sentence as its `message`.
+    pub(crate) fn with(self, name: &str, value: Value, text: &str) -> Self {
+        let mut data = match self.data {
+            Value::Object(data) => data,
+            other => serde_json::Map::from_iter([("message".to_owned(), other)]),
+        };
+        data.insert(name.to_owned(), value);
+        Self { data: Value::Object(data), text: format!("{}\n{text}", self.text) }
+    }
+
     /// What a person reads.
     #[cfg(test)]
     pub(crate) fn text(&self) -> &str {

@@ -211,7 +211,7 @@ pub(crate) enum ClusterCommand {
         /// The HSM's management socket.
         #[arg(long, env = "KAGIMORI_HSM_MANAGEMENT_SOCKET", value_name = "PATH")]
         socket: PathBuf,
-        /// Do not ask to type the cluster's name.
+        /// Do not ask to type the cluster's id.
         #[arg(long)]
         yes: bool,
     },

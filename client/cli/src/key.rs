@@ -13,6 +13,7 @@ use crate::credentials::Session;
 use crate::failure::Failure;
 use crate::filter::{Filter, parse_reference};
 use crate::generate;
+use crate::unreached::Unreached;
 
 /// Runs a command.
 pub(crate) fn run(session: &Session<'_>, command: &KeyCommand) -> Result<Answer, Failure> {
@@ -135,14 +136,17 @@ fn matches(cluster: &Cluster, login: &Login, filter: &Filter) -> Result<Vec<u64>
 fn delete(cluster: &Cluster, login: &Login, filter: &Filter, all: bool) -> Result<Answer, Failure> {
     let references = matches(cluster, login, filter)?;
     require_meant(&references, all)?;
-    let (mut deleted, mut of_others) = (0, 0);
+    let (mut deleted, mut of_others, mut unreached) = (0, 0, Unreached::default());
     for &reference in &references {
         let body = move |_: With| {
             let object = wire::ObjectReference { token_object: reference, ..Default::default() };
             request::Body::DestroyObject(wire::DestroyObject { object: Some(object) })
         };
         match cluster.change(Some(login), &body) {
-            Ok(reply::Body::Done(_)) => deleted += 1,
+            Ok(reply::Body::Done(done)) => {
+                deleted += 1;
+                unreached.learn(done.unreached);
+            }
             Ok(_) => return Err(Failure::strange_answer()),
             // A filter also finds the public keys of other users.
             Err(error) if all && error.code() == Some(ErrorCode::OwnerRefused) => of_others += 1,
@@ -150,7 +154,7 @@ fn delete(cluster: &Cluster, login: &Login, filter: &Filter, all: bool) -> Resul
         }
     }
     let message = deleted_words(deleted, of_others);
-    Ok(Answer::new(json!({ "message": message }), message))
+    Ok(unreached.added_to(Answer::new(json!({ "message": message }), message)))
 }
 
 /// A failure in the midst of several keys.

@@ -15,6 +15,7 @@ mod filter;
 mod generate;
 mod key;
 mod members;
+mod unreached;
 mod user;
 
 use std::process::ExitCode;

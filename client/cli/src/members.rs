@@ -11,6 +11,7 @@ use crate::cluster::hexadecimal;
 use crate::command_line::{AdmissionCommand, PolicyCommand, ReleasesCommand, Switch};
 use crate::credentials::Session;
 use crate::failure::Failure;
+use crate::unreached::Unreached;
 
 /// Bytes of an HSM's id.
 const ID_BYTES: usize = 16;
@@ -146,9 +147,10 @@ pub(crate) fn policy(session: &Session<'_>, command: &PolicyCommand) -> Result<A
         PolicyCommand::Show => show(session, "policy"),
         PolicyCommand::Set { isolation_window } => {
             let seconds = *isolation_window;
-            session.logged_in(|login| Ok(session.cluster().set_isolation_window(login, seconds)?))?;
+            let unreached = session.logged_in(|login| Ok(session.cluster().set_isolation_window(login, seconds)?))?;
             let data = json!({ "isolation-window-seconds": seconds });
-            Ok(Answer::new(data, format!("from now on: {}", window_words(seconds))))
+            let answer = Answer::new(data, format!("from now on: {}", window_words(seconds)));
+            Ok(Unreached::from(unreached).added_to(answer))
         }
     }
 }
@@ -196,10 +198,10 @@ fn releases_words(policy: &wire::ClusterPolicyReply) -> String {
 /// Runs `cluster remove-hsm`.
 pub(crate) fn remove(session: &Session<'_>, hsm: &str) -> Result<Answer, Failure> {
     let id = parse_id(hsm)?;
-    session.logged_in(|login| Ok(session.cluster().remove_member(login, id)?))?;
+    let unreached = session.logged_in(|login| Ok(session.cluster().remove_member(login, id)?))?;
     let name = hexadecimal(&id);
     let text = format!("HSM {name} is no member any more; stop its process and destroy its data folder");
-    Ok(Answer::new(json!({ "hsm-id": name }), text))
+    Ok(Unreached::from(unreached).added_to(Answer::new(json!({ "hsm-id": name }), text)))
 }
 
 fn show(session: &Session<'_>, heading: &str) -> Result<Answer, Failure> {

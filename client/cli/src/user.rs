@@ -8,6 +8,7 @@ use crate::answer::{Answer, table};
 use crate::command_line::{LoginArguments, UserCommand, Who};
 use crate::credentials::Session;
 use crate::failure::{Failure, USER_IN_USE};
+use crate::unreached::Unreached;
 
 /// Checks credentials by a login that ends at once.
 pub(crate) fn log_in(cluster: &Cluster, who: &LoginArguments) -> Result<Answer, Failure> {
@@ -46,12 +47,14 @@ pub(crate) fn run(session: &Session<'_>, command: &UserCommand) -> Result<Answer
         }
         UserCommand::Enable(who) => session.logged_in(|login| enable(cluster, login, who)),
         UserCommand::Disable(who) => {
-            session.logged_in(|login| Ok(cluster.set_user_enabled(login, &who.username, who.role.into(), false)?))?;
-            Ok(about(who, "is disabled; his logins have ended"))
+            let unreached = session
+                .logged_in(|login| Ok(cluster.set_user_enabled(login, &who.username, who.role.into(), false)?))?;
+            Ok(Unreached::from(unreached).added_to(about(who, "is disabled; his logins have ended")))
         }
         UserCommand::Logout(who) => {
-            session.logged_in(|login| Ok(cluster.log_out_everywhere(login, &who.username, who.role.into())?))?;
-            Ok(about(who, "is logged out everywhere"))
+            let unreached =
+                session.logged_in(|login| Ok(cluster.log_out_everywhere(login, &who.username, who.role.into())?))?;
+            Ok(Unreached::from(unreached).added_to(about(who, "is logged out everywhere")))
         }
         UserCommand::List => {
             let users = session.perhaps_logged_in(|login| Ok(cluster.list_users(login)?))?;
@@ -62,7 +65,7 @@ pub(crate) fn run(session: &Session<'_>, command: &UserCommand) -> Result<Answer
 
 fn delete(cluster: &Cluster, login: &Login, who: &Who) -> Result<Answer, Failure> {
     match cluster.delete_user(login, &who.username, who.role.into()) {
-        Ok(()) => Ok(about(who, "is deleted")),
+        Ok(unreached) => Ok(Unreached::from(unreached).added_to(about(who, "is deleted"))),
         Err(error) if error.code() == Some(ErrorCode::UserInUse) => {
             let held = look_up(cluster, login, who)?
                 .map_or(String::new(), |user| format!("he has {} key(s) and {} login(s): ", user.keys, user.sessions));
@@ -74,10 +77,10 @@ fn delete(cluster: &Cluster, login: &Login, who: &Who) -> Result<Answer, Failure
 
 fn change_password(cluster: &Cluster, login: &Login, who: &Who, password: &[u8]) -> Result<Answer, Failure> {
     let is_admin = login.role() == Role::Admin;
-    cluster.change_password(login, Some((who.username.as_str(), who.role.into())), password)?;
+    let unreached = cluster.change_password(login, Some((who.username.as_str(), who.role.into())), password)?;
     // Only an admin can do this for somebody who is disabled, and a crypto user need not see the list of users.
     let user = if is_admin { look_up(cluster, login, who)? } else { None };
-    Ok(about(who, &after_new_password(user.as_ref())))
+    Ok(Unreached::from(unreached).added_to(about(who, &after_new_password(user.as_ref()))))
 }
 
 fn after_new_password(user: Option<&User>) -> String {

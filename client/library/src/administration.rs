@@ -27,7 +27,9 @@ pub struct User {
     pub sessions: u64,
 }
 
-/// Each of these is one message of `hsm-protocol`; the errors are those of [`Cluster::change`] and [`Cluster::call`].
+/// Each of these is one message of `hsm-protocol`; the errors are those of [`Cluster::change`] and [`Cluster::call`]. Those
+/// that answer with a list of [`wire::Unreached`] change what no HSM may act against: the list names the HSMs that may not
+/// know of it yet, and until when; it is empty as a rule.
 impl Cluster {
     /// Makes a user. By an admin.
     pub fn create_user(&self, login: &Login, name: &str, role: Role, password: &[u8]) -> Result<(), CallError> {
@@ -41,8 +43,8 @@ impl Cluster {
     }
 
     /// Removes a user who owns no key and is not logged in. By an admin.
-    pub fn delete_user(&self, login: &Login, name: &str, role: Role) -> Result<(), CallError> {
-        self.change_done(Some(login), &|| {
+    pub fn delete_user(&self, login: &Login, name: &str, role: Role) -> Result<Vec<wire::Unreached>, CallError> {
+        self.change_everywhere(Some(login), &|| {
             request::Body::DeleteUser(wire::DeleteUser { name: name.to_owned(), role: role as u32 })
         })
     }
@@ -56,9 +58,14 @@ impl Cluster {
     }
 
     /// Changes a password: of the caller himself (`user` = `None`), or by an admin of another, who is then unlocked.
-    pub fn change_password(&self, login: &Login, user: Option<(&str, Role)>, password: &[u8]) -> Result<(), CallError> {
+    pub fn change_password(
+        &self,
+        login: &Login,
+        user: Option<(&str, Role)>,
+        password: &[u8],
+    ) -> Result<Vec<wire::Unreached>, CallError> {
         let (name, role) = user.unwrap_or(("", login.role()));
-        self.change_done(Some(login), &|| {
+        self.change_everywhere(Some(login), &|| {
             request::Body::ChangePassword(wire::ChangePassword {
                 name: name.to_owned(),
                 role: role as u32,
@@ -68,15 +75,21 @@ impl Cluster {
     }
 
     /// Disables a user, which ends all his logins, or enables him again. By an admin.
-    pub fn set_user_enabled(&self, login: &Login, name: &str, role: Role, enabled: bool) -> Result<(), CallError> {
-        self.change_done(Some(login), &|| {
+    pub fn set_user_enabled(
+        &self,
+        login: &Login,
+        name: &str,
+        role: Role,
+        enabled: bool,
+    ) -> Result<Vec<wire::Unreached>, CallError> {
+        self.change_everywhere(Some(login), &|| {
             request::Body::SetUserEnabled(wire::SetUserEnabled { name: name.to_owned(), role: role as u32, enabled })
         })
     }
 
     /// Ends all logins of a user, on every HSM. By an admin or the user himself.
-    pub fn log_out_everywhere(&self, login: &Login, name: &str, role: Role) -> Result<(), CallError> {
-        self.change_done(Some(login), &|| {
+    pub fn log_out_everywhere(&self, login: &Login, name: &str, role: Role) -> Result<Vec<wire::Unreached>, CallError> {
+        self.change_everywhere(Some(login), &|| {
             request::Body::LogoutEverywhere(wire::LogoutEverywhere { user: name.to_owned(), role: role as u32 })
         })
     }
@@ -167,13 +180,13 @@ impl Cluster {
     }
 
     /// Says for how many seconds an HSM goes on that hears from no majority. By an admin.
-    pub fn set_isolation_window(&self, login: &Login, seconds: u32) -> Result<(), CallError> {
-        self.change_done(Some(login), &|| request::Body::SetIsolationWindow(wire::SetIsolationWindow { seconds }))
+    pub fn set_isolation_window(&self, login: &Login, seconds: u32) -> Result<Vec<wire::Unreached>, CallError> {
+        self.change_everywhere(Some(login), &|| request::Body::SetIsolationWindow(wire::SetIsolationWindow { seconds }))
     }
 
     /// Takes an HSM out of the cluster. By an admin.
-    pub fn remove_member(&self, login: &Login, hsm: [u8; 16]) -> Result<(), CallError> {
-        self.change_done(Some(login), &|| request::Body::RemoveMember(wire::RemoveMember { hsm: hsm.to_vec() }))
+    pub fn remove_member(&self, login: &Login, hsm: [u8; 16]) -> Result<Vec<wire::Unreached>, CallError> {
+        self.change_everywhere(Some(login), &|| request::Body::RemoveMember(wire::RemoveMember { hsm: hsm.to_vec() }))
     }
 
     /// Who may join, and how long an HSM goes on alone. By any user.
@@ -202,8 +215,16 @@ impl Cluster {
     }
 
     fn change_done(&self, login: Option<&Login>, make: &dyn Fn() -> request::Body) -> Result<(), CallError> {
+        self.change_everywhere(login, make).map(drop)
+    }
+
+    fn change_everywhere(
+        &self,
+        login: Option<&Login>,
+        make: &dyn Fn() -> request::Body,
+    ) -> Result<Vec<wire::Unreached>, CallError> {
         match self.change(login, &|_| make())? {
-            reply::Body::Done(_) => Ok(()),
+            reply::Body::Done(done) => Ok(done.unreached),
             _ => Err(self.unfitting_answer()),
         }
     }

@@ -117,7 +117,11 @@ impl Cluster {
     ) -> Result<reply::Body, CallError> {
         self.check_process()?;
         let repetition = login.map_or(Repetition::Never, |login| Repetition::Numbered(login.new_sequence()));
-        self.perform(login, &repetition, make, self.configuration().call_timeout)
+        let answer = self.perform(login, &repetition, make, self.configuration().call_timeout)?;
+        if let reply::Body::Done(done) = &answer {
+            warn_of(&done.unreached);
+        }
+        Ok(answer)
     }
 
     /// Logs in. The login outlives connections and is good on every HSM of the cluster.
@@ -289,5 +293,18 @@ impl Drop for Cluster {
             self.pool.guard.abandon_sockets();
             std::mem::forget(Arc::clone(&self.pool));
         }
+    }
+}
+
+/// Tells the application's log what the caller may not be able to pass on: PKCS#11 has no answer but "done".
+fn warn_of(unreached: &[wire::Unreached]) {
+    for one in unreached {
+        let hsm: String = one.hsm.iter().map(|octet| format!("{octet:02x}")).collect();
+        let until = one.until;
+        tracing::warn!(
+            %hsm,
+            until_milliseconds = until,
+            "the change is done; an HSM that hears from no majority may act on the old state until then"
+        );
     }
 }

@@ -20,6 +20,7 @@ mod connection;
 mod counters;
 mod error;
 mod fork;
+mod held;
 mod limits;
 mod login;
 mod member;
@@ -39,5 +40,6 @@ pub use configuration::{
 };
 pub use counters::Counters;
 pub use error::{Attempt, CallError, CertificateFault, PeerFault};
+pub use held::{HeldObject, HeldObjects};
 pub use login::Login;
 pub use stream::{StreamCall, StreamOutput};

@@ -6,13 +6,14 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use hsm_protocol::session::{BINDING_BYTES, attach_statement};
 use hsm_protocol::{Role, wire};
 
 use crate::fork::ForkGuard;
+use crate::held::HeldObjects;
 
 /// A login session. Clones are the same session. It is not ended by dropping it: see [`crate::Cluster::log_out`].
 ///
@@ -32,6 +33,8 @@ struct LoginInner {
     session: Vec<u8>,
     sequences: Mutex<Sequences>,
     guard: Arc<ForkGuard>,
+    /// What goes over to a new epoch with the token.
+    held: OnceLock<Weak<dyn HeldObjects>>,
 }
 
 struct Sequences {
@@ -74,8 +77,20 @@ impl Login {
             session: reply.session,
             sequences: Mutex::new(Sequences { next: 1, unanswered: BTreeSet::new() }),
             guard,
+            held: OnceLock::new(),
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// Says who holds the session objects of this login, so that they go over to a new epoch of the cluster's keys with
+    /// it. Once; whoever comes later is not heard.
+    pub fn holds(&self, objects: Weak<dyn HeldObjects>) {
+        drop(self.inner.held.set(objects));
+    }
+
+    /// The session objects that belong to it now.
+    pub(crate) fn held(&self) -> Option<Arc<dyn HeldObjects>> {
+        self.inner.held.get().and_then(Weak::upgrade)
     }
 
     pub(crate) fn number(&self) -> u64 {
@@ -86,7 +101,8 @@ impl Login {
     pub(crate) fn attach(&self, binding: &[u8; BINDING_BYTES]) -> wire::Attach {
         let token = self.inner.token.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let statement = attach_statement(binding, &token);
-        wire::Attach { token, proof: self.inner.key.sign(&statement).as_ref().to_vec() }
+        let holds_objects = self.held().is_some_and(|held| held.is_any());
+        wire::Attach { token, proof: self.inner.key.sign(&statement).as_ref().to_vec(), holds_objects }
     }
 
     /// What an HSM gave in exchange for the token that it was shown; empty when that one is good.

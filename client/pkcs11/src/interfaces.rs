@@ -171,16 +171,14 @@ unsafe fn get_interface(
 
 entry! {
     /// `C_GetFunctionList` (PKCS#11 3.2 §5.4.4): the functions of 2.40.
-    fn C_GetFunctionList(place: *mut *mut CK_FUNCTION_LIST) = unsafe {
-        memory::write(place, (&raw const FUNCTIONS_2_40).cast_mut())
-    };
+    fn C_GetFunctionList(place: *mut *mut CK_FUNCTION_LIST) =
+        unsafe memory::write(place, (&raw const FUNCTIONS_2_40).cast_mut());
 }
 
 entry! {
     /// `C_GetInterfaceList` (PKCS#11 3.2 §5.4.5).
-    fn C_GetInterfaceList(list: *mut CK_INTERFACE, count: *mut CK_ULONG) = unsafe {
-        memory::write_list(list, count, &INTERFACES.0)
-    };
+    fn C_GetInterfaceList(list: *mut CK_INTERFACE, count: *mut CK_ULONG) =
+        unsafe memory::write_list(list, count, &INTERFACES.0);
 }
 
 entry! {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::lock::RwLock;
 use cryptoki_sys::{CK_OBJECT_HANDLE, CKR_SESSION_CLOSED};
-use hsm_client::With;
+use hsm_client::{HeldObject, HeldObjects, With};
 use hsm_protocol::{AttributeKind, ObjectReference, SessionObjectId, Template, convert, wire};
 
 use crate::device::wrong_answer;
@@ -42,10 +42,7 @@ impl Reference {
     pub(crate) fn protocol(&self, with: With) -> ObjectReference {
         match self {
             Self::Token(handle) => ObjectReference::Token(*handle),
-            Self::Session(object) => ObjectReference::Session {
-                id: object.id,
-                sealed: if with.sealed_objects { object.held.read().sealed.clone() } else { Vec::new() },
-            },
+            Self::Session(object) => object.reference(with.sealed_objects),
         }
     }
 
@@ -70,19 +67,26 @@ pub(crate) struct SessionObject {
 
 struct Held {
     sealed: Vec<u8>,
+    version: u32,
     attributes: Arc<Template>,
 }
 
 impl Held {
     fn new(created: wire::CreatedObject) -> Outcome<(SessionObjectId, Self)> {
         let reference = convert::object(created.reference).map_err(|_| wrong_answer())?;
-        let ObjectReference::Session { id, sealed } = reference else { return Err(wrong_answer()) };
+        let ObjectReference::Session { id, sealed, version } = reference else { return Err(wrong_answer()) };
         let attributes = convert::template(created.attributes.unwrap_or_default()).map_err(|_| wrong_answer())?;
-        Ok((id, Self { sealed, attributes: Arc::new(attributes) }))
+        Ok((id, Self { sealed, version, attributes: Arc::new(attributes) }))
     }
 }
 
 impl SessionObject {
+    fn reference(&self, sealed: bool) -> ObjectReference {
+        let held = self.held.read();
+        let sealed = if sealed { held.sealed.clone() } else { Vec::new() };
+        ObjectReference::Session { id: self.id, sealed, version: held.version }
+    }
+
     /// What may be read of it.
     pub(crate) fn attributes(&self) -> Arc<Template> {
         Arc::clone(&self.held.read().attributes)
@@ -165,5 +169,64 @@ impl SessionObjects {
             (logged_in || !attributes.is(AttributeKind::Private)) && attributes.matches(wanted)
         };
         by_handle.iter().filter(|(_, object)| visible(object)).map(|(&handle, _)| handle).collect()
+    }
+}
+
+impl HeldObjects for SessionObjects {
+    fn is_any(&self) -> bool {
+        !self.by_handle.read().is_empty()
+    }
+
+    fn all(&self) -> Vec<HeldObject> {
+        let by_handle = self.by_handle.read();
+        let held = |object: &Arc<SessionObject>| HeldObject {
+            handle: object.handle,
+            reference: convert::object_message(&object.reference(true)),
+        };
+        by_handle.values().map(held).collect()
+    }
+
+    fn exchange(&self, old: &HeldObject, sealed: Vec<u8>) {
+        let Some(object) = self.get(old.handle) else { return };
+        let mut held = object.held.write();
+        // It may have been changed meanwhile, and is then sealed anew already.
+        if held.sealed == old.reference.sealed {
+            held.sealed = sealed;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn objects() -> SessionObjects {
+        let held =
+            |sealed: &[u8]| RwLock::new(Held { sealed: sealed.to_vec(), version: 1, attributes: Arc::default() });
+        let object = |handle| SessionObject { handle, id: SessionObjectId([1; 16]), session: 1, held: held(b"before") };
+        let objects = SessionObjects::default();
+        for handle in 1..=2 {
+            objects.by_handle.write().insert(handle, Arc::new(object(handle)));
+        }
+        objects
+    }
+
+    fn sealed(objects: &SessionObjects, handle: CK_OBJECT_HANDLE) -> Vec<u8> {
+        objects.get(handle).unwrap().held.read().sealed.clone()
+    }
+
+    #[test]
+    fn an_object_that_was_changed_while_it_was_exchanged_stays_as_it_was_changed() {
+        let objects = objects();
+        assert!(objects.is_any() && !SessionObjects::default().is_any());
+        let all = objects.all();
+        objects.get(2).unwrap().held.write().sealed = b"changed".to_vec();
+        for old in &all {
+            objects.exchange(old, b"after".to_vec());
+        }
+        assert_eq!((sealed(&objects, 1), sealed(&objects, 2)), (b"after".to_vec(), b"changed".to_vec()));
+        objects.remove(1);
+        objects.exchange(&all[0], b"late".to_vec());
+        assert!(objects.get(1).is_none());
     }
 }

@@ -5,7 +5,7 @@
 //! ([`Slot::settle`]).
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::lock::{Mutex, RwLock};
@@ -27,7 +27,7 @@ pub(crate) struct Slot {
     pub(crate) id: CK_SLOT_ID,
     pub(crate) label: String,
     pub(crate) default_user: Option<String>,
-    pub(crate) objects: SessionObjects,
+    pub(crate) objects: Arc<SessionObjects>,
     pub(crate) remembered: Remembered,
     device: Device,
     login: RwLock<Option<Arc<LoggedIn>>>,
@@ -60,7 +60,7 @@ impl Slot {
             id,
             label,
             default_user,
-            objects: SessionObjects::default(),
+            objects: Arc::default(),
             remembered: Remembered::default(),
             device,
             login: RwLock::new(None),
@@ -193,6 +193,8 @@ impl Slot {
         let login = self.device.log_in(&credentials.user, role_of(user_type), &credentials.password)?;
         // Answers for objects that were not visible before the login must not be taken from memory.
         self.remembered.clear();
+        let objects: Weak<SessionObjects> = Arc::downgrade(&self.objects);
+        login.holds(objects);
         *self.login.write() = Some(Arc::new(LoggedIn { user_type, login }));
         Ok(())
     }

@@ -447,7 +447,7 @@ fn configuration(witness: bool) -> Result<Arc<Config>, OpenFault> {
         heartbeat_interval: milliseconds(limits::HEARTBEAT),
         election_timeout_min: milliseconds(limits::ELECTION_MINIMUM * patience),
         election_timeout_max: milliseconds(limits::ELECTION_MAXIMUM * patience),
-        install_snapshot_timeout: milliseconds(limits::SNAPSHOT_TIMEOUT),
+        install_snapshot_timeout: milliseconds(limits::INSTALL_TIMEOUT),
         max_payload_entries: limits::ENTRIES_PER_CALL,
         replication_lag_threshold: limits::ENTRIES_PER_SNAPSHOT + limits::ENTRIES_KEPT,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(limits::ENTRIES_PER_SNAPSHOT),

@@ -119,8 +119,12 @@ pub const ELECTION_PAUSE: Duration = Duration::from_millis(300);
 /// must exceed, and the second wins unless a message is lost.
 pub const STANDING_TRIES: u32 = 4;
 
-/// Time for one chunk of a snapshot to be sent and stored, and for the last one to be installed.
-pub const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time for one chunk of a snapshot to be sent and stored. Not much more: a receiver that loses its power says nothing, and
+/// gets nothing from this leader while the chunk is waited for.
+pub const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time for the last chunk, with which the snapshot is installed.
+pub const INSTALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often one chunk is sent before the snapshot begins anew.
 pub const CHUNK_TRIES: u32 = 5;

@@ -270,8 +270,9 @@ impl Peer {
         let mut reader = snapshot.snapshot.into_reader().ok_or(SnapshotStop::Source("not a source".to_owned()))?;
         loop {
             let chunk = reader.next_chunk().map_err(|fault| SnapshotStop::Source(fault.to_string()))?;
+            let at_most = if chunk.is_last() { limits::INSTALL_TIMEOUT } else { limits::CHUNK_TIMEOUT };
             let ask = Ask::Chunk { vote, meta: snapshot.meta.clone(), chunk };
-            match self.send_chunk(&ask).await? {
+            match self.send_chunk(&ask, at_most).await? {
                 Told::ChunkStored => {}
                 Told::ChunkRefused => reader.begin_again(),
                 Told::Installed(Ok(response)) => return Ok(response),
@@ -283,11 +284,11 @@ impl Peer {
 
 impl Peer {
     /// Sends a chunk, again when it or its answer was lost: a snapshot of gigabytes does not begin anew for that.
-    async fn send_chunk(&self, ask: &Ask) -> Result<Told, PeerFault> {
+    async fn send_chunk(&self, ask: &Ask, at_most: Duration) -> Result<Told, PeerFault> {
         let mut tries = limits::CHUNK_TRIES;
         loop {
             tries -= 1;
-            match self.ask(ask, limits::SNAPSHOT_TIMEOUT).await {
+            match self.ask(ask, at_most).await {
                 Err(PeerFault::Unreachable(_) | PeerFault::Apart(_)) if tries > 0 => {}
                 told => return told,
             }

@@ -234,7 +234,7 @@ pub enum ManageCommand {
     /// the cluster: all logins end, what the others acknowledged and this HSM had not heard of is lost, and the others can
     /// never come back as the members that they were. They must be off. Refused while a majority is alive.
     Recover {
-        /// Do not ask to type the cluster's name.
+        /// Do not ask to type the cluster's id.
         #[arg(long)]
         yes: bool,
     },

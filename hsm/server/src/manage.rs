@@ -296,13 +296,13 @@ fn leave(mut connection: Connection) -> Result<Shown, Fault> {
     Ok(Shown { text, json: serde_json::json!({ "left": status.hsm }) })
 }
 
-/// Tells what a recovery gives up, asks for the cluster's name unless it is said to be known, and recovers.
+/// Tells what a recovery gives up, asks for the cluster's id unless it is said to be known, and recovers.
 fn recover(mut connection: Connection, yes: bool) -> Result<Shown, Fault> {
     let plan = connection.recovery("")?;
     eprintln!("{}", show_plan(&plan));
     let typed = if yes { plan.cluster.clone() } else { typed_name()? };
     if typed != plan.cluster {
-        return Err(Fault::Settings("what was typed is not the cluster's name: nothing was done".to_owned()));
+        return Err(Fault::Settings("what was typed is not the cluster's id, the 32 digits above: nothing was done".to_owned()));
     }
     let done = connection.recovery(&plan.cluster)?;
     let text = format!(
@@ -344,12 +344,12 @@ fn show_plan(plan: &Recovery) -> String {
     lines.join("\n")
 }
 
-/// Bytes of the line in which the cluster's name is typed: 32 digits, with room for spaces.
+/// Bytes of the line in which the cluster's id is typed: 32 digits, with room for spaces.
 const NAME_LINE_BYTES: u64 = 128;
 
 /// A line from standard input.
 fn typed_name() -> Result<String, Fault> {
-    eprint!("Type the name of the cluster to go on: ");
+    eprint!("Type the cluster's id, the 32 digits above, to go on: ");
     let mut line = String::new();
     std::io::stdin()
         .lock()

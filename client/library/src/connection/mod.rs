@@ -35,6 +35,7 @@ use crate::address::Address;
 use crate::counters::{LiveCounters, add};
 use crate::error::PeerFault;
 use crate::fork::ForkGuard;
+use crate::held;
 use crate::login::Login;
 use crate::wipe::wipe_secrets;
 
@@ -242,11 +243,49 @@ impl Connection {
             match self.exchange(request, patience, note)? {
                 reply::Body::Attach(reply) if reply.session != 0 => {
                     login.exchange_token(&reply.token);
+                    if reply.exchange {
+                        self.exchange_objects(login, &reply, trace, patience, note)?;
+                    }
                     Ok(reply)
                 }
                 _ => Err(self.broken_answer()),
             }
         })
+    }
+
+    /// Brings what the login holds over to the present epoch, and its token last. A refusal leaves all as it is: the old
+    /// token stays good, and the next connection tries again.
+    fn exchange_objects(
+        &self,
+        login: &Login,
+        attached: &wire::AttachReply,
+        trace: Trace,
+        patience: Patience<'_>,
+        note: &dyn Fn(Told),
+    ) -> Result<(), Stumble> {
+        let Some(holder) = login.held() else { return Ok(()) };
+        let all = holder.all();
+        let parts = held::parts(&all);
+        for (at, part) in parts.iter().enumerate() {
+            let objects = part.iter().map(|object| object.reference.clone()).collect();
+            let exchange = wire::ExchangeObjects { objects, last: at + 1 == parts.len() };
+            let body = Some(request::Body::ExchangeObjects(exchange));
+            let request = wire::Request { session: attached.session, body, trace: trace.0, ..Default::default() };
+            let reply = match self.exchange(request, patience, note) {
+                Ok(reply::Body::ExchangeObjects(reply)) if reply.sealed.len() == part.len() => reply,
+                Ok(_) => return Err(self.broken_answer()),
+                Err(Stumble::Failure(failure)) => {
+                    tracing::debug!(target: TARGET, %trace, code = failure.code, "session objects were not exchanged");
+                    return Ok(());
+                }
+                Err(stumble) => return Err(stumble),
+            };
+            for (old, sealed) in part.iter().zip(reply.sealed).filter(|(_, sealed)| !sealed.is_empty()) {
+                holder.exchange(old, sealed);
+            }
+            login.exchange_token(&reply.token);
+        }
+        Ok(())
     }
 
     /// Forgets the index of a login, so that the next call attaches it anew.

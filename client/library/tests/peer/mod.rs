@@ -211,7 +211,7 @@ impl World {
         }
         link.sessions.push(if token.is_empty() { attach.token } else { token.clone() });
         let session = u32::try_from(link.sessions.len()).unwrap();
-        reply::Body::Attach(wire::AttachReply { session, expires_at: 4_000_000_000_000, token })
+        reply::Body::Attach(wire::AttachReply { session, expires_at: 4_000_000_000_000, token, ..Default::default() })
     }
 
     fn stream(&self, link: &Link, message: wire::Stream) -> reply::Body {

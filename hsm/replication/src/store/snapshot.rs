@@ -77,7 +77,6 @@ pub(crate) struct Chunk {
     end: Option<(Progress, ByteArray<48>)>,
 }
 
-#[cfg(test)]
 impl Chunk {
     /// Whether the snapshot ends with it.
     pub(crate) fn is_last(&self) -> bool {

@@ -60,8 +60,8 @@ impl Found {
                 let object = call.service.node().read().object(&call.actor, handle)?;
                 Ok(Self { object, place: Place::Token(handle) })
             }
-            ObjectReference::Session { id, sealed } => {
-                let opened = session_object(call, *id, sealed)?;
+            ObjectReference::Session { id, sealed, version } => {
+                let opened = session_object(call, *id, sealed, *version)?;
                 Ok(Self { object: Arc::clone(&opened.object), place: Place::Session(opened) })
             }
         }
@@ -121,10 +121,11 @@ impl Found {
     }
 }
 
-fn session_object(call: &Call<'_>, id: SessionObjectId, sealed: &[u8]) -> Result<Arc<OpenedObject>> {
+fn session_object(call: &Call<'_>, id: SessionObjectId, sealed: &[u8], version: u32) -> Result<Arc<OpenedObject>> {
     let holder = Holder::of(call.actor, call.connection.link().number());
     let objects = call.service.session_objects();
-    if let Some(opened) = objects.get(holder, id)? {
+    // It may have been changed through another HSM: what is held here is then not the object any more.
+    if let Some(opened) = objects.get(holder, id)?.filter(|opened| opened.object.version() >= version) {
         return Ok(opened);
     }
     if sealed.is_empty() {

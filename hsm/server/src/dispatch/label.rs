@@ -25,6 +25,22 @@ pub(crate) struct Label {
     pub(crate) trace: Trace,
 }
 
+/// One line about a request; a macro, because the level of a line is fixed when it is compiled.
+macro_rules! log_request {
+    ($level:ident, $label:expr, $connection:expr, $elapsed:expr, $index:expr, $code:expr, $what:literal) => {
+        tracing::$level!(
+            target: TARGET,
+            trace = %$label.trace,
+            operation = $label.measured.name(),
+            outcome = %Outcome($code),
+            microseconds = microseconds($elapsed),
+            index = $index.0,
+            connection = $connection,
+            $what
+        )
+    };
+}
+
 impl Label {
     /// Counts and logs a request that began then. `code` is 0 for success, else the number of the `ErrorCode`.
     pub(crate) fn ended(self, service: &Service, connection: u64, begin: Instant, index: Index, code: u32) {
@@ -34,32 +50,14 @@ impl Label {
         if is_worth_a_line(self.measured, elapsed, code) && service.lines().take() {
             self.log_unasked(connection, elapsed, index, code);
         } else {
-            tracing::debug!(
-                target: TARGET,
-                trace = %self.trace,
-                operation = self.measured.name(),
-                outcome = %Outcome(code),
-                microseconds = microseconds(elapsed),
-                index = index.0,
-                connection,
-                "served"
-            );
+            log_request!(debug, self, connection, elapsed, index, code, "served");
         }
     }
 
     #[cold]
     fn log_unasked(self, connection: u64, elapsed: Duration, index: Index, code: Option<ErrorCode>) {
-        tracing::info!(
-            target: TARGET,
-            trace = %self.trace,
-            operation = self.measured.name(),
-            outcome = %Outcome(code),
-            microseconds = microseconds(elapsed),
-            index = index.0,
-            connection,
-            "{}",
-            if code.is_some() { "not served" } else { "served slowly" }
-        );
+        let what = if code.is_some() { "not served" } else { "served slowly" };
+        log_request!(info, self, connection, elapsed, index, code, "{what}");
     }
 }
 

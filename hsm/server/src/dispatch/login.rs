@@ -163,34 +163,45 @@ pub(super) fn attach(call: &Call<'_>, message: &wire::Attach) -> Result<Answered
         return Err(ErrorCode::TokenRefused.into());
     }
     let index = call.connection.attach(Attachment { session, actor: view.actor })?;
+    if !opened.is_present && message.holds_objects {
+        // The session objects first: the key that opens them may go once the login holds no token of its epoch.
+        let reply =
+            wire::AttachReply { session: index, expires_at: view.expires_at.0, exchange: true, ..Default::default() };
+        return Ok(Answered::Now(Body::Attach(reply)));
+    }
     let left = view.expires_at.0.saturating_sub(node.now().0);
     if opened.is_present && left > SESSION_MILLISECONDS / SESSION_IDLE_SHARE {
         return Ok(Answered::Now(attached(index, view.expires_at, Vec::new())));
     }
-    renew(call, claims, index)
+    renew(call, claims, move |expires_at, token| attached(index, expires_at, token))
 }
 
 fn attached(index: u32, expires_at: Stamp, token: Vec<u8>) -> Body {
-    Body::Attach(wire::AttachReply { session: index, expires_at: expires_at.0, token })
+    Body::Attach(wire::AttachReply { session: index, expires_at: expires_at.0, token, exchange: false })
 }
 
 /// Moves the expiry of a session that its owner has just proven to use, and exchanges its token: only the present epoch's
 /// keys are unknown to HSMs that were removed. The log remembers the renewal, and so that the session holds no token of an
 /// epoch before.
-fn renew(call: &Call<'_>, claims: TokenClaims, index: u32) -> Result<Answered> {
+pub(super) fn renew(
+    call: &Call<'_>,
+    claims: TokenClaims,
+    reply: impl FnOnce(Stamp, Vec<u8>) -> Body + Clone + Send + 'static,
+) -> Result<Answered> {
     let outside = Call { actor: Actor::Nobody, sequence: 0, lowest_unanswered: 0, ..*call };
     outside.change(
         Effort::Short,
         Box::new(move |call| {
             let expires_at = Stamp(call.service.node().now().0 + SESSION_MILLISECONDS);
             let action = Action::RenewSession { session: claims.session, expires_at };
+            let reply = reply.clone();
             let exchange = move |call: &Call<'_>, _| {
                 // An epoch that began just now: the library attaches again, and gets the token then.
                 if !call.has_epoch() {
                     return Err(call.unless_behind(ErrorCode::NotReady));
                 }
                 let token = call.service.keys().seal_token(call.service.module(), &claims)?;
-                Ok(attached(index, expires_at, token))
+                Ok(reply(expires_at, token))
             };
             Ok(Made::Action(action, Box::new(exchange)))
         }),

@@ -12,6 +12,7 @@
 mod barrier;
 mod call;
 mod caller;
+mod exchange;
 mod failure;
 mod found;
 mod guesses;

@@ -66,7 +66,8 @@ pub(crate) fn hand_out_with(
 
 fn announce(call: &Call<'_>, opened: OpenedObject, sealed: Vec<u8>) -> Result<wire::CreatedObject> {
     let attributes = call.service.node().read().readable(&call.actor, &opened.object);
-    let reference = ObjectReference::Session { id: SessionObjectId(opened.object.uid().0), sealed };
+    let (id, version) = (SessionObjectId(opened.object.uid().0), opened.object.version());
+    let reference = ObjectReference::Session { id, sealed, version };
     let holder = Holder::of(call.actor, call.connection.link().number());
     call.service.session_objects().put(holder, Arc::new(opened))?;
     Ok(wire::CreatedObject {

@@ -3,11 +3,13 @@
 use hsm_protocol::wire::request::Body;
 
 use super::call::{Answered, Call, Result};
-use super::{hello, login, members, objects, operate, policy, random, reissue, streams, transport_keys, users};
+use super::{
+    exchange, hello, login, members, objects, operate, policy, random, reissue, streams, transport_keys, users,
+};
 
 /// Whether this version knows a method.
 pub(crate) fn is_known(method: u16) -> bool {
-    matches!(method, 10..=12 | 20..=23 | 30..=40 | 50..=54 | 70..=75 | 90..=103)
+    matches!(method, 10..=12 | 20..=24 | 30..=40 | 50..=54 | 70..=75 | 90..=103)
 }
 
 /// Whether a method works before a cluster is in service, and in nobody's name.
@@ -36,6 +38,7 @@ fn run_chapter(call: &Call<'_>, message: Body) -> Result<Answered> {
     match message {
         Body::Logout(_) => login::log_out(call),
         Body::LogoutEverywhere(message) => users::log_out_everywhere(call, &message),
+        Body::ExchangeObjects(message) => exchange::exchange(call, message),
         Body::GenerateKey(message) => objects::generate_key(call, message),
         Body::GenerateKeyPair(message) => objects::generate_key_pair(call, message),
         Body::CreateObject(message) => objects::create(call, message),

@@ -57,6 +57,7 @@ impl Measured {
             21 => "attach",
             22 => "logout",
             23 => "logout_everywhere",
+            24 => "exchange_objects",
             30 => "generate_key",
             31 => "generate_key_pair",
             32 => "create_object",

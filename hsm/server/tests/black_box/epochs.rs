@@ -21,11 +21,11 @@ fn progress(cluster: &Cluster, at: usize) -> (u64, String) {
     (status["epoch"].as_u64().unwrap(), status["epoch_progress"].as_str().unwrap().to_owned())
 }
 
-fn all_moved(cluster: &Cluster, at: usize, epoch: u64) -> bool {
+pub(crate) fn all_moved(cluster: &Cluster, at: usize, epoch: u64) -> bool {
     progress(cluster, at) == (epoch, format!("epoch {epoch}: all keys moved"))
 }
 
-fn is_over(cluster: &Cluster, at: usize) -> bool {
+pub(crate) fn is_over(cluster: &Cluster, at: usize) -> bool {
     let gone = !cluster.hsms[at].path("data/master-before.seal").exists();
     gone && cluster.hsms[at].status()["holds_epoch_before"] == false
 }
@@ -70,7 +70,7 @@ fn make_keys(cluster: &Cluster, at: usize, count: usize) {
 }
 
 /// Removes an HSM, as an admin does who has only what the cluster's own answers say.
-fn remove(cluster: &Cluster, through: usize, removed: usize) {
+pub(crate) fn remove(cluster: &Cluster, through: usize, removed: usize) {
     let name = cluster.hsms[removed].status()["hsm"].as_str().unwrap().to_owned();
     let hsm = u128::from_str_radix(&name, 16).unwrap().to_be_bytes();
     let client = cluster.client(through);

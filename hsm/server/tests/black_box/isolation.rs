@@ -77,6 +77,7 @@ fn a_deletion_names_the_hsm_that_is_cut_off_and_until_when_it_may_use_the_key() 
     let (cluster, _, login, key) = cluster_with_a_key();
     let away = cluster.hsms[2].status()["hsm"].as_str().unwrap().to_owned();
     let first = cluster.bound_client(0, Duration::from_secs(20));
+    let admin = first.log_in("admin", Role::Admin, ADMIN).unwrap();
     cluster.hsms[2].freeze();
     let began = milliseconds_now();
     let named = destroy(&first, &login, &key);
@@ -90,6 +91,9 @@ fn a_deletion_names_the_hsm_that_is_cut_off_and_until_when_it_may_use_the_key() 
     assert!(answered - began <= passed + 1000, "the answer took {} ms", answered - began);
     assert!(silent.until >= began + window, "{} and {began}", silent.until);
     assert!(silent.until <= answered + window + passed, "{} and {answered}", silent.until);
+    // So does the answer to the end of all logins of a user.
+    let named = first.log_out_everywhere(&admin, "admin", Role::Admin).unwrap();
+    assert!(named.len() == 1 && named[0].hsm == silent.hsm, "{} HSMs were named", named.len());
 
     cluster.hsms[2].thaw();
     let third = cluster.bound_client(2, Duration::from_secs(20));

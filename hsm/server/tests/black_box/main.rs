@@ -20,6 +20,7 @@ mod recovery;
 mod releases;
 mod rolling;
 mod sandbox;
+mod session_objects;
 mod several;
 mod stored;
 mod stranger;

@@ -219,7 +219,16 @@ pub(crate) fn log_in(client: &Client) -> Login {
 
 /// A P-256 pair on the token: public half, private half.
 pub(crate) fn make_pair(client: &Client, login: &Login) -> (ObjectReference, ObjectReference) {
-    let named = || Template::new().with_flag(AttributeKind::Token, true);
+    make_pair_that_lives(client, login, true)
+}
+
+/// A P-256 pair on the token, or of the login's session.
+pub(crate) fn make_pair_that_lives(
+    client: &Client,
+    login: &Login,
+    on_token: bool,
+) -> (ObjectReference, ObjectReference) {
+    let named = || Template::new().with_flag(AttributeKind::Token, on_token);
     let public = named().with_flag(AttributeKind::Verify, true).with_octets(AttributeKind::EcParams, P256);
     let private = named().with_flag(AttributeKind::Sign, true);
     let made = client.change(Some(login), &|_| {

@@ -244,7 +244,11 @@ impl Client {
 
     /// Binds a login with this proof.
     pub(crate) fn attach(&mut self, token: &[u8], proof: &[u8]) -> Result<u32, Refused> {
-        let body = self.call(request::Body::Attach(wire::Attach { token: token.to_vec(), proof: proof.to_vec() }))?;
+        let body = self.call(request::Body::Attach(wire::Attach {
+            token: token.to_vec(),
+            proof: proof.to_vec(),
+            ..Default::default()
+        }))?;
         let reply::Body::Attach(reply) = body else { panic!("no attach reply") };
         Ok(reply.session)
     }

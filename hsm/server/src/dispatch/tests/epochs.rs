@@ -36,7 +36,11 @@ impl Hsm {
 /// Binds a login, and gives what it was exchanged for; empty when its token is good.
 fn attach(client: &mut Client, login: &Login) -> Result<Vec<u8>, ErrorCode> {
     let proof = login.proof(&client.nonce.clone());
-    match client.call(request::Body::Attach(wire::Attach { token: login.token.clone(), proof }))? {
+    match client.call(request::Body::Attach(wire::Attach {
+        token: login.token.clone(),
+        proof,
+        ..Default::default()
+    }))? {
         reply::Body::Attach(reply) => {
             client.session = reply.session;
             Ok(reply.token)
@@ -83,4 +87,56 @@ fn a_key_that_is_made_while_an_epoch_begins_is_made_again_under_its_key() {
     });
     let handle = hsm.node.read().objects_after(hsm_core::ObjectHandle(0), 1).pop().unwrap().0;
     assert_eq!(hsm.node.payload(handle).unwrap().unwrap().epoch, Epoch(2));
+}
+
+#[test]
+fn session_objects_go_over_to_a_new_epoch_before_the_token_does() {
+    let hsm = Hsm::active();
+    let mut client = hsm.connect();
+    let login = client.log_in("app", Role::CryptoUser, USER_PASSWORD);
+    let (_, key) = client.make_pair(false);
+    hsm.begin_epoch();
+    hsm.follow();
+    let proof = login.proof(&client.nonce.clone());
+    let attach = wire::Attach { token: login.token.clone(), proof, holds_objects: true };
+    let Ok(reply::Body::Attach(reply)) = client.call(request::Body::Attach(attach)) else { panic!("no attach reply") };
+    assert!(reply.exchange && reply.token.is_empty(), "the token comes with the last object");
+    client.session = reply.session;
+    assert!(hsm.node.read().is_epoch_before_needed(), "the login still holds a token of the epoch before");
+    // Others' objects, altered ones and what is no session object are answered by nothing.
+    let mut altered = key.clone();
+    altered.sealed[40] ^= 1;
+    let another = wire::ObjectReference { session_object: vec![9; 16], ..key.clone() };
+    let on_token = wire::ObjectReference { token_object: 1, ..Default::default() };
+    let objects = vec![altered, another, on_token, wire::ObjectReference::default(), key.clone()];
+    let exchanged = exchange(&mut client, objects, true).unwrap();
+    assert_eq!(exchanged.sealed.iter().map(Vec::is_empty).collect::<Vec<_>>(), [true, true, true, true, false]);
+    assert!(!exchanged.token.is_empty() && !hsm.node.read().is_epoch_before_needed());
+    hsm.service.keys().forget_before();
+    let session = hsm.service.keys().open_token(&exchanged.token).unwrap().content.session;
+    let opens = |sealed: &[u8]| hsm.service.keys().open_session_object(Some(session), sealed).is_ok();
+    assert!(opens(&exchanged.sealed[4]) && !opens(&key.sealed));
+}
+
+#[test]
+fn more_session_objects_than_a_call_may_bring_are_refused_by_number() {
+    let hsm = Hsm::active();
+    let mut client = hsm.connect_as("app");
+    let (_, key) = client.make_pair(false);
+    let most = hsm_protocol::limits::EXCHANGED_OBJECTS;
+    assert_eq!(exchange(&mut client, vec![key.clone(); most + 1], false).err(), Some(ErrorCode::TooLarge));
+    assert_eq!(exchange(&mut client, vec![key; most], false).unwrap().sealed.len(), most);
+    assert_eq!(exchange(&mut hsm.connect(), Vec::new(), true).err(), Some(ErrorCode::NotLoggedIn));
+}
+
+fn exchange(
+    client: &mut Client,
+    objects: Vec<wire::ObjectReference>,
+    last: bool,
+) -> Result<wire::ExchangeObjectsReply, ErrorCode> {
+    match client.call(request::Body::ExchangeObjects(wire::ExchangeObjects { objects, last })) {
+        Ok(reply::Body::ExchangeObjects(reply)) => Ok(reply),
+        Ok(_) => panic!("another answer"),
+        Err(refused) => Err(refused),
+    }
 }

@@ -127,7 +127,7 @@ fn a_login_is_bound_to_the_tls_channel() {
     let reply::Body::Hello(hello) = first.call(0, hello) else { panic!("no hello") };
     assert!(hello.nonce.is_empty());
     let proof = login.key.sign(&attach_statement(&first.binding(), &login.token)).as_ref().to_vec();
-    let attach = request::Body::Attach(wire::Attach { token: login.token.clone(), proof });
+    let attach = request::Body::Attach(wire::Attach { token: login.token.clone(), proof, ..Default::default() });
     assert!(matches!(first.call(0, attach.clone()), reply::Body::Attach(_)));
     let mut second = connect(&hsm, &server, &client);
     assert!(matches!(second.call(0, attach), reply::Body::Failure(_)), "a proof for another channel");
