@@ -102,6 +102,27 @@ impl<'a> Fleet<'a> {
         victim.wait_until(Stage::Active, RETURN)
     }
 
+    /// Waits until an HSM has applied what another one has applied by now; the milliseconds.
+    pub(super) fn catch_up(&self, number: usize, other: usize) -> Result<f64> {
+        let wanted = self.applied(other)?;
+        let began = Instant::now();
+        while self.applied(number)? < wanted {
+            if began.elapsed() > RETURN {
+                bail!("HSM {number} is still behind after {RETURN:?}");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(began.elapsed().as_secs_f64() * 1000.0)
+    }
+
+    fn applied(&self, number: usize) -> Result<u64> {
+        const LINE: &str = "kagimori_applied_index ";
+        let metrics = self.installation.hsm_number(number).metrics()?;
+        let line =
+            metrics.lines().find_map(|line| line.strip_prefix(LINE)).context("no applied index in the metrics")?;
+        line.trim().parse().context("the metrics hold no number")
+    }
+
     /// The load generator, ended after this time whatever it is at.
     pub(super) fn generator(&self, at_most: Duration) -> Result<Command> {
         let mut command = Command::new("timeout");

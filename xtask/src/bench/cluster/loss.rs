@@ -29,6 +29,8 @@ struct Seen {
     writer: Vec<f64>,
     /// From the kill until the first new key was acknowledged to either of two writers, whose calls were then under way.
     again: Vec<f64>,
+    /// From the return of the killed HSM until it has what the others had then.
+    level: Vec<f64>,
 }
 
 impl Bench<'_> {
@@ -49,6 +51,9 @@ impl Bench<'_> {
             }
             self.rows.add(format!("longest wait of a writer, ms, {who} killed: median"), median(&seen.writer));
             self.rows.add(format!("the same: worst of {rounds}"), worst(&seen.writer));
+            let what = format!("ms until the {who} that is started again has what it missed in {AWAY:?}: median");
+            self.rows.add(what, median(&seen.level));
+            self.rows.add(format!("the same: worst of {rounds}"), worst(&seen.level));
             if leads {
                 self.rows.add("fail-over: ms from the kill to the first new durable key: median", median(&seen.again));
                 self.rows.add(format!("the same: worst of {rounds}"), worst(&seen.again));
@@ -88,6 +93,7 @@ fn loss(fleet: &mut Fleet<'_>, leads: bool, seen: &mut Seen) -> Result<()> {
     seen.writer.push(one.longest.max(other.longest));
     seen.again.push(one.ended.min(other.ended) - killed);
     fleet.revive(victim)?;
+    seen.level.push(fleet.catch_up(victim, survivor)?);
     std::thread::sleep(SETTLE);
     Ok(())
 }
