@@ -4,6 +4,7 @@
 //! median of its rounds. Ratios are by CPU time, client and server together, unless the row says otherwise: on a shared
 //! machine the clock tells of the neighbours.
 
+mod cluster;
 mod peer;
 mod table;
 
@@ -18,7 +19,11 @@ use peer::SoftHsm;
 
 /// Arguments of `cargo xtask bench`.
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Arguments {
+    #[command(subcommand)]
+    what: Option<What>,
+
     /// Rounds; more give steadier figures.
     #[arg(long, default_value_t = 5, value_name = "NUMBER")]
     rounds: usize,
@@ -30,6 +35,12 @@ pub(crate) struct Arguments {
     /// Keys beside which searches and logins are measured again.
     #[arg(long, default_value_t = 10_000, value_name = "NUMBER")]
     keys: usize,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// The figures of a cluster of three: many keys, writing, the loss of an HSM, a fresh one.
+    Cluster(cluster::Arguments),
 }
 
 /// Whose figures.
@@ -110,6 +121,9 @@ struct Case {
 
 /// Measures and prints.
 pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
+    if let Some(What::Cluster(arguments)) = &arguments.what {
+        return cluster::run(workspace, arguments);
+    }
     narrate::heading("bench");
     packages::ensure(packages::QUICKSTART)?;
     packages::ensure(packages::BENCH)?;

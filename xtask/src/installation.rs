@@ -93,6 +93,8 @@ pub(crate) struct Status {
     activation_password: Option<Password>,
     /// HSMs that vote.
     pub(crate) voters: usize,
+    /// Where whoever leads listens for other HSMs, as far as this one knows.
+    pub(crate) leader: Option<std::net::SocketAddr>,
 }
 
 impl Installation {
@@ -186,8 +188,10 @@ impl Installation {
         let password = answer["activation_password"].as_str().filter(|password| !password.is_empty());
         let members = answer["members"].as_array().map_or(&[][..], Vec::as_slice);
         let voters = members.iter().filter(|member| member["votes"] == true).count();
+        let leader = members.iter().find(|member| member["leads"] == true);
+        let leader = leader.and_then(|leader| leader["peer_address"].as_str()?.parse().ok());
         let activation_password = password.map(Password::known);
-        Ok(Status { stage, fips: answer["mode"] == "FIPS", activation_password, voters })
+        Ok(Status { stage, fips: answer["mode"] == "FIPS", activation_password, voters, leader })
     }
 
     fn manage(&self) -> Command {

@@ -51,8 +51,8 @@ pub enum PeerFault {
 
 /// Carries a message to another member and its answer back.
 pub trait Network: Send + Sync {
-    /// Sends `message` to `member` at `address`. An implementation that fails waits out `at_most` first: a caller that
-    /// is refused at once would ask again at once.
+    /// Sends `message` to `member` at `address`. An implementation that fails waits out `at_most` first, or a second of it:
+    /// a caller that is refused at once would ask again at once.
     fn call(&self, member: u64, address: &str, message: Vec<u8>, at_most: Duration) -> Answer;
 
     /// The newest version of messages that this member and this program both speak, as the last connection to it told;

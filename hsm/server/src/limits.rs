@@ -142,6 +142,11 @@ pub const PEER_PAUSE: Duration = Duration::from_millis(50);
 /// that came back is heard before others vote without it.
 pub const PEER_PAUSE_MAXIMUM: Duration = Duration::from_millis(800);
 
+/// How long a caller of a member waits at most after the connection failed under his message, before he is told and asks
+/// again. Without a wait he would spin; with all of his time, a part of a snapshot for a member that comes back at once would
+/// be sent again after a minute.
+pub const PEER_FAILED: Duration = Duration::from_secs(1);
+
 /// A connection to a member on which nothing was sent for this long is closed.
 pub const PEER_IDLE: Duration = Duration::from_secs(60);
 
@@ -191,6 +196,7 @@ pub const EPOCH_WAIT: Duration = Duration::from_secs(2);
 const _: () = assert!(MOVE_BYTES + 64 * 1024 <= hsm_replication::limits::ENTRY_BYTES);
 const _: () = assert!(EPOCH_AGAIN.as_nanos() < EPOCH_INTERVAL.as_nanos());
 const _: () = assert!(LATENCY_BOUNDS[LATENCY_BOUNDS.len() - 1] > 5_000_000_000);
+const _: () = assert!(PEER_FAILED.as_millis() >= PEER_PAUSE_MAXIMUM.as_millis());
 const _: () = assert!(PEER_CONNECTIONS >= 4 * hsm_core::limits::MEMBERS as usize);
 const _: () = assert!(PEER_OPENING_REPLY_BYTES >= 29 * (hsm_core::limits::MEMBER_KEY_BYTES + 2 * 300));
 const _: () = assert!(PEER_MESSAGE >= 2 * 2 * 1024 * 1024);

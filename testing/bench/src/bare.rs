@@ -11,7 +11,7 @@ use crate::token::{DATA, GCM_BYTES};
 use crate::{Length, Workload};
 
 /// Runs one.
-pub(crate) fn run(workload: Workload, threads: usize, length: Length) -> Result<()> {
+pub(crate) fn run(workload: Workload, threads: usize, length: &Length) -> Result<()> {
     match workload {
         Workload::P256 => {
             let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).map_err(|_| anyhow!("no key"))?;

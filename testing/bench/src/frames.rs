@@ -11,7 +11,7 @@ use crate::Length;
 use crate::token::DATA;
 
 /// Signs with the key of `prepare` by so many threads and prints frames in a write and in a read.
-pub(crate) fn run(threads: usize, length: Length) -> Result<()> {
+pub(crate) fn run(threads: usize, length: &Length) -> Result<()> {
     let configuration = Configuration::load()?;
     let cluster = Cluster::new(configuration.clusters.first().context("client.toml has no cluster")?.clone());
     let pin = std::env::var("P11_PIN").context("P11_PIN is not set")?;

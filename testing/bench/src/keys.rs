@@ -1,8 +1,10 @@
 //! Keys for the workloads, many keys, and what finding one among them and logging in beside them costs.
 
+use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use conformance::module::{Attribute, Module, Session};
@@ -18,8 +20,11 @@ use crate::load::{Operation, measure};
 /// DER of the object identifier of P-256.
 const P256: &[u8] = &[0x06, 0x08, 0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x03, 0x01, 0x07];
 
-/// Threads that make keys: enough that a log can take several in one write.
-const FILLERS: usize = 8;
+/// Threads that destroy what was made: each destruction waits until every HSM knows of it.
+const TIDIERS: usize = 64;
+
+/// Label of keys that nobody looks for.
+pub(crate) const MADE: &str = "bench-made";
 
 /// A token as an application has it.
 pub(crate) struct Token {
@@ -93,42 +98,84 @@ fn filler(number: usize) -> String {
     format!("bench-filler-{number}")
 }
 
-/// Makes token keys until there are so many of them.
-pub(crate) fn fill(count: usize) -> Result<()> {
+/// Makes token keys until there are so many of them, and prints how many it made and how long that took.
+pub(crate) fn fill(count: usize, threads: usize) -> Result<()> {
     let token = Token::from_environment()?;
     let login = token.logged_in()?;
-    let mut present = 0;
-    while present < count && !login.find(&[Attribute::octets(CKA_LABEL, filler(present))])?.is_empty() {
-        present += 1;
+    let present = present(&login, count)?;
+    let began = Instant::now();
+    side_by_side(&token, threads, present..count, |session, number| make_one(session, &filler(number)).map(drop))?;
+    println!("{{\"keys\":{},\"seconds\":{:.6}}}", count - present, began.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// How many of the keys of `fill` there are: they are made in order, but for the last ones of each thread.
+fn present(login: &Session, count: usize) -> Result<usize> {
+    let (mut there, mut missing) = (0, count);
+    while there < missing {
+        let middle = there.midpoint(missing);
+        if login.find(&[Attribute::octets(CKA_LABEL, filler(middle))])?.is_empty() {
+            missing = middle;
+        } else {
+            there = middle + 1;
+        }
     }
-    let next = AtomicUsize::new(present);
+    Ok(there)
+}
+
+/// Does something for each number, by so many threads with a session each.
+fn side_by_side(
+    token: &Token,
+    threads: usize,
+    numbers: Range<usize>,
+    act: impl Fn(&Session, usize) -> Result<()> + Sync,
+) -> Result<()> {
+    let next = AtomicUsize::new(numbers.start);
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..FILLERS)
-            .map(|_| {
-                let (token, next) = (&token, &next);
-                scope.spawn(move || -> Result<()> {
-                    let session = token.session()?;
-                    loop {
-                        let number = next.fetch_add(1, Ordering::Relaxed);
-                        if number >= count {
-                            return Ok(());
-                        }
-                        let template = [
-                            Attribute::flag(CKA_TOKEN, true),
-                            Attribute::octets(CKA_LABEL, filler(number)),
-                            Attribute::number(CKA_VALUE_LEN, 32),
-                        ];
-                        session.generate_key(CKM_AES_KEY_GEN, &template)?;
-                    }
-                })
-            })
-            .collect();
+        let worker = || -> Result<()> {
+            let session = token.session()?;
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= numbers.end {
+                    return Ok(());
+                }
+                act(&session, number)?;
+            }
+        };
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
         threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?)
     })
 }
 
+/// Makes an AES-256 key on the token.
+pub(crate) fn make_one(session: &Session, label: &str) -> Result<CK_OBJECT_HANDLE> {
+    let template =
+        [Attribute::flag(CKA_TOKEN, true), Attribute::octets(CKA_LABEL, label), Attribute::number(CKA_VALUE_LEN, 32)];
+    Ok(session.generate_key(CKM_AES_KEY_GEN, &template)?)
+}
+
+/// Makes durable keys, each acknowledged before the next; `tidy` destroys them afterwards.
+pub(crate) fn make(threads: usize, tidy: bool, length: &Length) -> Result<()> {
+    let token = Token::from_environment()?;
+    let _login = token.logged_in()?;
+    let made = Mutex::new(Vec::new());
+    let mut operations: Vec<Operation<'_>> = Vec::new();
+    for _ in 0..threads {
+        let (session, made) = (token.session()?, &made);
+        operations.push(Box::new(move || {
+            let key = make_one(&session, MADE)?;
+            made.lock().unwrap_or_else(PoisonError::into_inner).push(key);
+            Ok(())
+        }));
+    }
+    measure(operations, length)?;
+    let made = made.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let many = if tidy { 0..made.len() } else { 0..0 };
+    side_by_side(&token, TIDIERS, many, |session, number| Ok(session.destroy(made[number])?))
+}
+
 /// Searches by label, the labels in turn.
-pub(crate) fn find(length: Length) -> Result<()> {
+pub(crate) fn find(length: &Length) -> Result<()> {
     let token = Token::from_environment()?;
     let session = token.logged_in()?;
     let mut number = 0;
@@ -143,7 +190,7 @@ pub(crate) fn find(length: Length) -> Result<()> {
 }
 
 /// Logs in and out.
-pub(crate) fn login(length: Length) -> Result<()> {
+pub(crate) fn login(length: &Length) -> Result<()> {
     let token = Token::from_environment()?;
     let session = token.session()?;
     let operation: Operation<'_> = Box::new(|| {

@@ -16,7 +16,7 @@ const WARM_UP: Duration = Duration::from_millis(150);
 pub(crate) type Operation<'a> = Box<dyn FnMut() -> Result<()> + Send + 'a>;
 
 /// Repeats each operation in a thread of its own and prints what it cost.
-pub(crate) fn measure(operations: Vec<Operation<'_>>, length: Length) -> Result<()> {
+pub(crate) fn measure(operations: Vec<Operation<'_>>, length: &Length) -> Result<()> {
     let (begin, measuring, stop) = (Barrier::new(operations.len() + 1), AtomicBool::new(false), AtomicBool::new(false));
     let (seconds, client, server, latencies) = std::thread::scope(|scope| {
         let threads: Vec<_> = operations
@@ -40,8 +40,8 @@ pub(crate) fn measure(operations: Vec<Operation<'_>>, length: Length) -> Result<
         begin.wait();
         std::thread::sleep(WARM_UP);
         let cost = || -> Result<(f64, f64)> {
-            let server = length.server.map_or(Ok(0.0), |server| cpu_seconds(Some(server)))?;
-            Ok((cpu_seconds(None)?, server))
+            let servers = length.server.iter().map(|&server| cpu_seconds(Some(server))).sum::<Result<f64>>()?;
+            Ok((cpu_seconds(None)?, servers))
         };
         let before = cost();
         let began = Instant::now();

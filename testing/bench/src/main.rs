@@ -9,6 +9,7 @@ mod frames;
 mod keys;
 mod load;
 mod token;
+mod waits;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -31,11 +32,31 @@ enum What {
     Token(Load),
     /// The same workload on aws-lc-rs in this process.
     Bare(Load),
-    /// Make token keys, up to this number.
+    /// Make token keys, up to this number, and print how many and in how many seconds.
     Fill {
         /// Keys that there shall be.
         #[arg(long)]
         count: usize,
+        /// By how many threads: one log entry takes the keys of all that wait.
+        #[arg(long, default_value_t = 8)]
+        threads: usize,
+    },
+    /// Makes durable token keys.
+    Make {
+        /// By how many threads, each with a session.
+        #[arg(long, default_value_t = 1)]
+        threads: usize,
+        /// Destroy them after the measurement.
+        #[arg(long)]
+        tidy: bool,
+        #[command(flatten)]
+        length: Length,
+    },
+    /// The longest wait of one thread between two lines of standard input, until it ends.
+    Waits {
+        /// Make keys instead of signing.
+        #[arg(long)]
+        writes: bool,
     },
     /// Searches by label among the keys of `fill`.
     Find(Length),
@@ -51,7 +72,7 @@ enum What {
     },
 }
 
-#[derive(Args, Clone, Copy)]
+#[derive(Args, Clone)]
 struct Load {
     /// What is done.
     #[arg(long, value_enum)]
@@ -63,18 +84,18 @@ struct Load {
     length: Length,
 }
 
-#[derive(Args, Clone, Copy)]
+#[derive(Args, Clone)]
 struct Length {
     /// How long is measured.
     #[arg(long, default_value_t = 1000, value_name = "MILLISECONDS")]
     milliseconds: u64,
-    /// Process whose CPU time counts as the server's.
+    /// Process whose CPU time counts as the server's; may be given several times.
     #[arg(long)]
-    server: Option<u32>,
+    server: Vec<u32>,
 }
 
 impl Length {
-    fn time(self) -> Duration {
+    fn time(&self) -> Duration {
         Duration::from_millis(self.milliseconds)
     }
 }
@@ -103,11 +124,13 @@ fn main() -> ExitCode {
 fn run(what: What) -> Result<()> {
     match what {
         What::Prepare => keys::prepare(),
-        What::Token(load) => token::run(load.workload, load.threads, load.length),
-        What::Bare(load) => bare::run(load.workload, load.threads, load.length),
-        What::Fill { count } => keys::fill(count),
-        What::Find(length) => keys::find(length),
-        What::Login(length) => keys::login(length),
-        What::Frames { threads, length } => frames::run(threads, length),
+        What::Token(load) => token::run(load.workload, load.threads, &load.length),
+        What::Bare(load) => bare::run(load.workload, load.threads, &load.length),
+        What::Fill { count, threads } => keys::fill(count, threads),
+        What::Make { threads, tidy, length } => keys::make(threads, tidy, &length),
+        What::Waits { writes } => waits::run(writes),
+        What::Find(length) => keys::find(&length),
+        What::Login(length) => keys::login(&length),
+        What::Frames { threads, length } => frames::run(threads, &length),
     }
 }

@@ -15,7 +15,7 @@ pub(crate) const DATA: [u8; 32] = [3; 32];
 pub(crate) const GCM_BYTES: usize = 1024;
 
 /// Runs one.
-pub(crate) fn run(workload: Workload, threads: usize, length: Length) -> Result<()> {
+pub(crate) fn run(workload: Workload, threads: usize, length: &Length) -> Result<()> {
     let token = Token::from_environment()?;
     let login = token.logged_in()?;
     let (class, label) = match workload {

@@ -31,6 +31,9 @@ struct Span {
 struct Shared {
     object: ObjectReference,
     spans: Mutex<Vec<Span>>,
+    /// A call on it ended in an error: it may be done at any time, and each such call multiplies the orders to be tried. So
+    /// this register is used no more.
+    closed: AtomicBool,
 }
 
 /// All registers of a run; the last one is in use.
@@ -80,7 +83,7 @@ impl<'a> Registers<'a> {
             return Some(Arc::clone(last));
         }
         let pair = self.journal.call("make a pair", || client::make_pair(self.cluster, self.login, "0"))?;
-        let shared = Arc::new(Shared { object: pair.public, spans: Mutex::default() });
+        let shared = Arc::new(Shared { object: pair.public, spans: Mutex::default(), closed: AtomicBool::new(false) });
         all.push(Arc::clone(&shared));
         Some(shared)
     }
@@ -104,6 +107,8 @@ impl<'a> Registers<'a> {
             self.edit(shared, span, |span| span.operation = RegisterOp::Read);
         } else if done.is_some() {
             self.end(shared, span, RegisterRet::WriteOk);
+        } else {
+            shared.closed.store(true, Ordering::Relaxed);
         }
     }
 

@@ -37,14 +37,19 @@ struct Goal {
 
 impl Goal {
     fn verdict(&self) -> &'static str {
-        let meets = |goal: f64| if self.smaller_is_better { self.value <= goal } else { self.value >= goal };
-        if meets(self.stretch) {
-            "stretch"
-        } else if meets(self.reach) {
-            "reached"
-        } else {
-            "not reached"
-        }
+        verdict(self.value, self.reach, self.stretch, self.smaller_is_better)
+    }
+}
+
+/// What a measured value reaches.
+pub(super) fn verdict(value: f64, reach: f64, stretch: f64, smaller_is_better: bool) -> &'static str {
+    let meets = |goal: f64| if smaller_is_better { value <= goal } else { value >= goal };
+    if meets(stretch) {
+        "stretch"
+    } else if meets(reach) {
+        "reached"
+    } else {
+        "not reached"
     }
 }
 
@@ -132,7 +137,7 @@ fn growth(results: &Results) {
 }
 
 /// The processor and those of its features that decide the figures: IFMA for RSA, VAES for GCM, SHA for hashing.
-fn machine() -> String {
+pub(super) fn machine() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let field = |name: &str| {
         let line = text.lines().find(|line| line.starts_with(name));

@@ -115,9 +115,15 @@ impl Installation {
 
     /// Starts the others and has them join; waits until each is in service.
     pub(crate) fn grow(&self) -> Result<Vec<Running>> {
+        self.grow_to(self.size())
+    }
+
+    /// The same for as many of them as the cluster shall have now.
+    pub(crate) fn grow_to(&self, size: usize) -> Result<Vec<Running>> {
         let mut running = Vec::new();
         let first = self.peer_address()?;
-        for hsm in self.hsms().into_iter().filter(|hsm| hsm.number > 1 && !hsm.joined_file().is_file()) {
+        let wanted = |hsm: &Self| (2..=size).contains(&hsm.number) && !hsm.joined_file().is_file();
+        for hsm in self.hsms().into_iter().filter(wanted) {
             hsm.make_folders()?;
             running.push(hsm.running().map_or_else(|| hsm.start(), Ok)?);
             let first = first.context("an HSM that joins needs the address of another")?;
@@ -131,7 +137,7 @@ impl Installation {
         }
         if !running.is_empty() {
             self.write_client_files()?;
-            self.wait_for_voters()?;
+            self.wait_for_voters(size)?;
         }
         Ok(running)
     }
@@ -147,8 +153,8 @@ impl Installation {
     }
 
     /// Waits until so many HSMs vote as a cluster of this size has: from then on it outlives the loss of one.
-    fn wait_for_voters(&self) -> Result<()> {
-        let wanted = match self.size() {
+    fn wait_for_voters(&self, size: usize) -> Result<()> {
+        let wanted = match size {
             0..=2 => 1,
             3..=4 => 3,
             _ => 5,

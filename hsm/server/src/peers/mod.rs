@@ -232,7 +232,8 @@ impl Network for Peers {
             {
                 return Ok(answer);
             }
-            tokio::time::sleep_until(deadline).await;
+            let failed = tokio::time::Instant::now() + limits::PEER_FAILED;
+            tokio::time::sleep_until(failed.min(deadline)).await;
             Err(PeerFault::Unreachable(member))
         })
     }
