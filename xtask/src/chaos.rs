@@ -9,6 +9,7 @@ mod applications;
 mod disks;
 mod faults;
 mod random;
+mod remains;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -74,7 +75,9 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     step.done("");
     let seed = arguments.seed.unwrap_or_else(|| u64::from(std::process::id()) ^ random::of_the_clock());
     narrate::line(format!("seed {seed}"));
-    let folder = tempfile::Builder::new().prefix("chaos-").tempdir().context("no folder for temporary files")?;
+    remains::clear_earlier();
+    let folder = remains::make_folder()?;
+    remains::clear_when_interrupted()?;
     let network = if hosts { Some(Network::make(HSMS)?) } else { None };
     let outcome = in_folder(workspace, arguments, folder.path(), network.clone(), seed);
     if let Some(network) = &network {
@@ -82,7 +85,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     }
     let verdict = outcome.and_then(|outcome| report(workspace, arguments, seed, hosts, &outcome));
     if verdict.is_err() {
-        narrate::line(format!("logs and keys of this run stay in {}", folder.keep().display()));
+        narrate::line(format!("logs and keys of this run stay in {}", remains::keep(folder)?.display()));
     }
     verdict
 }
