@@ -168,7 +168,10 @@ fn report(workspace: &Workspace, arguments: &Arguments, seed: u64, hosts: bool, 
     let count: u64 = outcome.faults.iter().map(|(_, count)| count).sum();
     let kinds = outcome.faults.iter().map(|(kind, count)| format!("{kind} {count}")).collect::<Vec<_>>();
     lines.push(format!("faults: {count} ({})", kinds.join(", ")));
-    for (what, calls) in outcome.load["calls"].as_object().into_iter().flatten() {
+    let calls = || outcome.load["calls"].as_object().into_iter().flatten();
+    let done: u64 = calls().map(|(_, calls)| calls["done"].as_u64().unwrap_or_default()).sum();
+    lines.push(format!("operations: {done} of the load, and {} steps of foreign clients", outcome.foreign.passed));
+    for (what, calls) in calls() {
         lines.push(format!("calls: {what}: {}, longest {} ms", calls["done"], calls["longest_ms"]));
     }
     for (what, count) in outcome.load["counts"].as_object().into_iter().flatten() {
@@ -182,6 +185,14 @@ fn report(workspace: &Workspace, arguments: &Arguments, seed: u64, hosts: bool, 
     ));
     let errors = outcome.load["errors"].as_u64().unwrap_or(u64::MAX);
     let violations = outcome.load["violations"].as_u64().unwrap_or(u64::MAX);
+    let count = |what: &str| outcome.load["counts"][what].as_u64().unwrap_or_default();
+    lines.push(format!(
+        "invariants that were checked: signatures verify; histories of registers are linearizable ({}); no destroyed key is \
+         used but where the answer named the HSM ({} trials); at the end all HSMs are equal, have what was acknowledged, and \
+         nothing that was destroyed",
+        count("histories judged"),
+        count("uses of destroyed keys tried"),
+    ));
     lines.push(format!("errors that the load saw: {errors}; what must never be: {violations}"));
     for list in ["first_errors", "first_violations"] {
         lines.extend(outcome.load[list].as_array().into_iter().flatten().map(|line| format!("  {list}: {line}")));
