@@ -9,6 +9,7 @@ mod applications;
 mod disks;
 mod faults;
 mod random;
+mod remains;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -74,7 +75,9 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     step.done("");
     let seed = arguments.seed.unwrap_or_else(|| u64::from(std::process::id()) ^ random::of_the_clock());
     narrate::line(format!("seed {seed}"));
-    let folder = tempfile::Builder::new().prefix("chaos-").tempdir().context("no folder for temporary files")?;
+    remains::clear_earlier();
+    let folder = remains::make_folder()?;
+    remains::clear_when_interrupted()?;
     let network = if hosts { Some(Network::make(HSMS)?) } else { None };
     let outcome = in_folder(workspace, arguments, folder.path(), network.clone(), seed);
     if let Some(network) = &network {
@@ -82,7 +85,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     }
     let verdict = outcome.and_then(|outcome| report(workspace, arguments, seed, hosts, &outcome));
     if verdict.is_err() {
-        narrate::line(format!("logs and keys of this run stay in {}", folder.keep().display()));
+        narrate::line(format!("logs and keys of this run stay in {}", remains::keep(folder)?.display()));
     }
     verdict
 }
@@ -165,7 +168,10 @@ fn report(workspace: &Workspace, arguments: &Arguments, seed: u64, hosts: bool, 
     let count: u64 = outcome.faults.iter().map(|(_, count)| count).sum();
     let kinds = outcome.faults.iter().map(|(kind, count)| format!("{kind} {count}")).collect::<Vec<_>>();
     lines.push(format!("faults: {count} ({})", kinds.join(", ")));
-    for (what, calls) in outcome.load["calls"].as_object().into_iter().flatten() {
+    let calls = || outcome.load["calls"].as_object().into_iter().flatten();
+    let done: u64 = calls().map(|(_, calls)| calls["done"].as_u64().unwrap_or_default()).sum();
+    lines.push(format!("operations: {done} of the load, and {} steps of foreign clients", outcome.foreign.passed));
+    for (what, calls) in calls() {
         lines.push(format!("calls: {what}: {}, longest {} ms", calls["done"], calls["longest_ms"]));
     }
     for (what, count) in outcome.load["counts"].as_object().into_iter().flatten() {
@@ -179,6 +185,14 @@ fn report(workspace: &Workspace, arguments: &Arguments, seed: u64, hosts: bool, 
     ));
     let errors = outcome.load["errors"].as_u64().unwrap_or(u64::MAX);
     let violations = outcome.load["violations"].as_u64().unwrap_or(u64::MAX);
+    let count = |what: &str| outcome.load["counts"][what].as_u64().unwrap_or_default();
+    lines.push(format!(
+        "invariants that were checked: signatures verify; histories of registers are linearizable ({}); no destroyed key is \
+         used but where the answer named the HSM ({} trials); at the end all HSMs are equal, have what was acknowledged, and \
+         nothing that was destroyed",
+        count("histories judged"),
+        count("uses of destroyed keys tried"),
+    ));
     lines.push(format!("errors that the load saw: {errors}; what must never be: {violations}"));
     for list in ["first_errors", "first_violations"] {
         lines.extend(outcome.load[list].as_array().into_iter().flatten().map(|line| format!("  {list}: {line}")));

@@ -98,11 +98,7 @@ impl Shared {
                 let index = self.errands.run(async move { shared.lead_read_index().await }).await;
                 Told::ReadIndex(index.flatten())
             }
-            Ask::Elect => {
-                // It goes on after the answer.
-                self.errands.give(self.clone().stand());
-                Told::Done
-            }
+            Ask::Elect => self.take_lead(),
         })
     }
 

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use crate::clock::Clock;
 use crate::errands::{Errands, Waiting, errands};
 use crate::fault::{Fault, Faults, OpenFault};
+use crate::fullness::{self, Fullness};
 use crate::leadership::Leadership;
 use crate::leases::{self, Grants, Lease, Rounds};
 use crate::limits;
@@ -73,8 +74,9 @@ pub(crate) struct Shared {
     pub(crate) grants: Grants,
     pub(crate) rounds: Rounds,
     pub(crate) witness: bool,
-    /// A witness that leads is about to lead no more.
+    /// This node leads and is about to lead no more.
     pub(crate) hands_over: AtomicBool,
+    pub(crate) fullness: Arc<Fullness>,
 }
 
 /// A running node.
@@ -265,6 +267,7 @@ impl Engine {
             rounds: Rounds::new(),
             witness: settings.witness,
             hands_over: AtomicBool::new(false),
+            fullness: Arc::new(Fullness::new(settings.witness)),
         });
         let engine = Self { shared, tasks: Mutex::default() };
         engine.spawn_tasks(waiting);
@@ -281,6 +284,7 @@ impl Engine {
             stamper: shared.stamper.clone(),
             link: shared.link.clone(),
             addresses: shared.addresses.clone(),
+            fullness: shared.fullness.clone(),
         };
         let watching = watch(shared.raft.clone(), shared.proposals.clone(), shared.faults.clone());
         self.tasks.lock().extend([
@@ -295,7 +299,8 @@ impl Engine {
         if shared.witness {
             self.tasks.lock().push(Rt::spawn(witness::run(shared.clone())));
         } else {
-            self.tasks.lock().push(Rt::spawn(leases::run(shared.clone())));
+            let tasks = [Rt::spawn(leases::run(shared.clone())), Rt::spawn(fullness::run(shared.clone()))];
+            self.tasks.lock().extend(tasks);
         }
     }
 

@@ -29,6 +29,8 @@ mod engine;
 mod errands;
 pub mod fault;
 mod forwarding;
+mod fullness;
+mod handover;
 mod leadership;
 mod leases;
 pub mod limits;

@@ -196,9 +196,17 @@ pub const RANGE_BYTES_MAXIMUM: usize = SNAPSHOT_CHUNK_BYTES + 2 * ENTRY_BYTES;
 /// Memory for pages of the store.
 pub const CACHE_BYTES: usize = 64 * 1024 * 1024;
 
-/// Free space below which new proposals are refused with `StorageFull`: several entries of the largest size with the
+/// Free space below which a leader gives the lead away, or, when nobody takes it, refuses changes with `StorageFull`: several entries of the largest size with the
 /// pages that change around them.
 pub const FREE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Free space without which a node does not take a lead that another one gives away because its disk is full: twice that at
+/// which it would give it away itself, so that two disks at the limit do not pass it to and fro.
+pub const FREE_BYTES_TO_LEAD: u64 = 2 * FREE_BYTES;
+
+/// How long a leader without room looks for a voter that takes the lead before it refuses changes: a voter that lags has
+/// caught up by then, and one that is gone is known to be ([`ALIVE`]).
+pub const ROOM_SOUGHT: Duration = ALIVE;
 
 /// Audit records in one answer.
 pub const AUDIT_PAGE: usize = 4096;
@@ -208,6 +216,7 @@ const _: () = assert!(INSTALLING.as_millis() < TRANSFER_LIFE.as_millis());
 const _: () = assert!(FREE_BYTES >= 8 * ENTRY_BYTES as u64);
 const _: () = assert!(QUEUE_BYTES >= 8 * ENTRY_BYTES);
 const _: () = assert!(HEARTBEAT.as_millis() * 2 < ELECTION_MINIMUM.as_millis());
+const _: () = assert!(ROOM_SOUGHT.as_millis() + HAND_OVER.as_millis() < PROPOSE_DEADLINE.as_millis());
 const _: () = assert!(FORWARDED_WAIT.as_millis() < FORWARD_TIMEOUT.as_millis());
 const _: () = assert!(FORWARD_TIMEOUT.as_millis() < PROPOSE_DEADLINE.as_millis());
 const _: () = assert!(PULSE_PATIENCE.as_millis() * 2 < PULSE.as_millis());

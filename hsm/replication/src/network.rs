@@ -148,7 +148,7 @@ pub(crate) enum Ask {
     },
     /// To the leader: what a read must have applied.
     ReadIndex,
-    /// From a witness that leads: stand for election.
+    /// From a witness that leads, or an HSM that leads with a full disk: stand for election. Whoever has no room does not.
     Elect,
     /// As `Propose`, and by which numbers the callers of these commands know them. Since [`versions::TRACES`].
     ProposeTraced {

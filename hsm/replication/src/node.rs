@@ -240,6 +240,19 @@ impl Node {
         Box::pin(async move { waited.await.flatten() })
     }
 
+    /// Whether that node votes, as far as this node's log says. Reads no state: it may be asked while that is being read.
+    pub fn votes(&self, node: u64) -> bool {
+        self.shared().votes(node)
+    }
+
+    /// Whether the others may need this node's vote: it has one, or the entry that took it away may still be lost. A node that
+    /// was removed and has the vote goes on until this is over, or until it hears that it is ([`Standing::Removed`]).
+    ///
+    /// [`Standing::Removed`]: crate::Standing::Removed
+    pub fn is_vote_needed(&self) -> bool {
+        self.shared().is_vote_needed()
+    }
+
     /// How the node does.
     pub fn status(&self) -> Status {
         self.shared().status()

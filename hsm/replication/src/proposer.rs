@@ -8,6 +8,7 @@ use openraft::error::ClientWriteError;
 use openraft::{AsyncRuntime, ServerState};
 
 use crate::clock::Clock;
+use crate::fullness::Fullness;
 use crate::limits;
 use crate::network::{Link, PeerFault, Told};
 use crate::proposals::Proposals;
@@ -26,6 +27,7 @@ pub(crate) struct Proposer {
     pub(crate) stamper: Arc<Stamper>,
     pub(crate) link: Link,
     pub(crate) addresses: Addresses,
+    pub(crate) fullness: Arc<Fullness>,
 }
 
 /// Who orders commands now, and in which term.
@@ -73,7 +75,7 @@ impl Proposer {
                 }
                 // It may have changed meanwhile.
                 match self.compass.order() {
-                    Order::Here(_) if !self.store.has_room() => self.proposals.refuse_waiting(ErrorCode::StorageFull),
+                    Order::Here(_) if !self.store.has_room() => self.without_room().await,
                     Order::Here(term) => self.fly(term).await,
                     Order::There(leader, term) => self.forward(leader, term),
                     Order::Nobody => self.proposals.inbox.lock().refuse_all(ErrorCode::NotReady),
@@ -87,6 +89,15 @@ impl Proposer {
                 None => woken.await,
             }
         }
+    }
+
+    /// What waits here waits for a leader with room, and what other members sent goes back to them, to be sent to that one.
+    async fn without_room(&self) {
+        if self.fullness.is_everywhere() {
+            return self.proposals.refuse_waiting(ErrorCode::StorageFull);
+        }
+        self.proposals.inbox.lock().refuse_all(ErrorCode::NotReady);
+        <Rt as AsyncRuntime>::sleep(limits::LEADER_POLL).await;
     }
 
     async fn fly(&self, term: u64) {

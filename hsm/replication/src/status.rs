@@ -9,6 +9,7 @@ use crate::engine::Shared;
 use crate::leases::Serving;
 use crate::standing::Standing;
 use crate::traffic::Snapshots;
+use crate::types::NodeId;
 
 /// How a node does, for health, metrics and comparison between members.
 #[derive(Clone, Debug)]
@@ -86,6 +87,23 @@ pub struct MemberStatus {
 }
 
 impl Shared {
+    /// Whether that node votes, by the newest membership in this node's log.
+    pub(crate) fn votes(&self, node: NodeId) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        metrics.membership_config.membership().voter_ids().any(|voter| voter == node)
+    }
+
+    /// Whether this node votes, or is not sure that the entry after which it does not is committed.
+    pub(crate) fn is_vote_needed(&self) -> bool {
+        let applied = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow();
+            metrics.last_applied >= *metrics.membership_config.log_id()
+        };
+        self.votes(self.node) || !applied
+    }
+
     pub(crate) fn status(&self) -> Status {
         let metrics = self.raft.metrics().borrow().clone();
         let (applied, hash) = self.applied.with_hash();

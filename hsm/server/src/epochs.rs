@@ -163,7 +163,9 @@ impl Epochs {
     }
 
     fn present(&self) -> Option<Present> {
-        Present::of(&self.node.read())
+        let state = self.node.read();
+        // One that was removed and still has a vote gets no share of what begins now, and begins nothing.
+        Present::of(&state).filter(|_| state.members().contains_key(&NodeId(self.place.node)))
     }
 
     /// Does one step of what whoever leads must do.

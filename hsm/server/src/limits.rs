@@ -175,6 +175,9 @@ pub const JOIN_SILENCE: Duration = Duration::from_secs(120);
 /// How often a member compares what the roster says of it with what is so.
 pub const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
 
+/// How often an HSM that was removed looks whether its vote is still needed: whoever removed it waits for its end.
+pub const DEPARTURE_POLL: Duration = Duration::from_millis(100);
+
 /// How often it is looked whether an epoch of the master key is due or over, and the longest rest between two commands that
 /// move payloads.
 pub const EPOCH_INTERVAL: Duration = Duration::from_secs(1);

@@ -349,9 +349,19 @@ impl Member {
         };
         if let Some(peers) = &self.surroundings.peers {
             peers.follow_rule(&rule.unwrap_or_default());
-            peers.follow(roster_of(&members));
+            let removed = |node: u64| !members.contains_key(&NodeId(node));
+            // One that was removed is heard as long as it has a vote: a majority may need it.
+            let mut roster = peers.known();
+            roster.retain(|&node, _| removed(node) && self.node.votes(node));
+            roster.extend(roster_of(&members));
+            peers.follow(roster);
         }
         members.contains_key(&NodeId(self.place.node))
+    }
+
+    /// Whether the others may need this HSM's vote, although it is in no roster any more.
+    pub fn is_vote_needed(&self) -> bool {
+        self.node.is_vote_needed()
     }
 
     /// Where the other members listen for this one.
@@ -363,10 +373,11 @@ impl Member {
     }
 
     /// Whether a member that had applied so many commands, and says that this node is not in the roster, proves that this
-    /// HSM was removed: this node is in the roster as far as it has applied itself, and a node id never comes back.
+    /// HSM was removed: this node was in the roster, and is as far as it has applied itself if it has not applied more; and a
+    /// node id never comes back.
     pub fn is_removed_as_of(&self, applied: u64) -> bool {
         let here = self.node.applied().0;
-        here <= applied && self.node.read().members().contains_key(&NodeId(self.place.node))
+        here <= applied || !self.node.read().members().contains_key(&NodeId(self.place.node))
     }
 
     /// Has the cluster use what every member's program knows by now, when this HSM leads. Does not wait.

@@ -14,7 +14,7 @@ pub(crate) const SHARERS: usize = 4;
 /// Pause of each thread between two calls: the load is there to be disturbed, and not to be the disturbance.
 pub(crate) const PAUSE: Duration = Duration::from_millis(10);
 
-/// Calls on one register. Judging a history takes time that grows fast with its length, so there are many short ones.
+/// Calls on one register: a history that has no order is printed, and must be short enough to be read.
 pub(crate) const REGISTER_CALLS: usize = 40;
 
 /// Keys that a maker keeps before it destroys its oldest.

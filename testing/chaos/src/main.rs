@@ -9,6 +9,7 @@ mod client;
 mod journal;
 mod limits;
 mod load;
+mod order;
 mod probes;
 mod registers;
 

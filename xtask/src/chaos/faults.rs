@@ -17,6 +17,12 @@ use crate::narrate;
 /// How long the HSMs may take to be all in service again after a fault: a replaced disk joins anew.
 const RETURN: Duration = Duration::from_secs(90);
 
+/// What an HSM logs when a write of its log failed because its disk was full.
+const LOG_FAILED: &str = "the store's disk is full";
+
+/// How long that takes.
+const LOGGED: Duration = Duration::from_millis(300);
+
 /// How often an HSM is told to leave, twice a second: it is refused while too few others are known to live.
 const LEAVE_TRIES: u32 = 40;
 
@@ -178,16 +184,18 @@ impl<'a> Faults<'a> {
 
     fn fill(&mut self, victim: usize) -> Result<()> {
         let time = self.random.time(1000, 6000);
+        let logged = self.hsms[victim].log_length();
         self.disks.fill(&self.hsms[victim])?;
         std::thread::sleep(time);
         self.disks.empty(&self.hsms[victim])?;
-        // It may have ended, which is what it must do when a write of its log fails; its host starts it again.
-        let mut process = self.take(victim)?;
-        if process.has_ended()? {
-            return self.start(victim);
+        std::thread::sleep(LOGGED);
+        // A write of its log may have failed. Then it must end, which takes as long as the calls that it still answers, and its
+        // host starts it again.
+        if !self.hsms[victim].log_since(logged).contains(LOG_FAILED) {
+            return Ok(());
         }
-        self.running.push(process);
-        Ok(())
+        self.take(victim)?.wait()?;
+        self.start(victim)
     }
 
     fn put_disk_back(&mut self, victim: usize) -> Result<()> {

@@ -12,6 +12,9 @@ use anyhow::{Context, Result};
 use super::Installation;
 use crate::workspace::{capture, output};
 
+/// How the name of each namespace begins; the id of the process that made it follows.
+const PREFIX: &str = "kagimori-";
+
 /// Of the clients among the hosts.
 const CLIENTS: usize = 0;
 
@@ -33,7 +36,7 @@ pub(crate) struct Network {
 impl Network {
     /// Makes a switch with so many hosts for HSMs, and one for clients.
     pub(crate) fn make(hosts: usize) -> Result<Self> {
-        let network = Self { name: format!("kagimori-{}", std::process::id()), hosts };
+        let network = Self { name: format!("{PREFIX}{}", std::process::id()), hosts };
         network.build().inspect_err(|_| network.remove())?;
         Ok(network)
     }
@@ -57,11 +60,7 @@ impl Network {
 
     /// Removes it. What cannot be removed is said and left.
     pub(crate) fn remove(&self) {
-        for name in (CLIENTS..=self.hosts).map(|number| self.host(number)).chain([self.switch()]) {
-            if let Err(error) = ip(&["netns", "del", &name]) {
-                eprintln!("  the namespace {name} could not be removed: {error:#}");
-            }
-        }
+        (CLIENTS..=self.hosts).map(|number| self.host(number)).chain([self.switch()]).for_each(|name| remove(&name));
     }
 
     /// Address of a host, from any other one.
@@ -126,6 +125,32 @@ impl Installation {
             Some(network) => network.at(CLIENTS, program.as_ref()),
             None => Command::new(program),
         }
+    }
+}
+
+/// Processes that have made namespaces which are there.
+pub(crate) fn owners() -> Vec<u32> {
+    names().iter().filter_map(|name| owner(name)).collect()
+}
+
+/// Removes the namespaces that a process has made. What cannot be removed is said and left.
+pub(crate) fn remove_of(process: u32) {
+    names().iter().filter(|name| owner(name) == Some(process)).for_each(|name| remove(name));
+}
+
+fn owner(name: &str) -> Option<u32> {
+    name.strip_prefix(PREFIX)?.split_once('-')?.0.parse().ok()
+}
+
+/// Namespaces of this machine; none where they cannot be listed.
+fn names() -> Vec<String> {
+    let listed = capture(Command::new("ip").args(["netns", "list"])).unwrap_or_default();
+    listed.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+}
+
+fn remove(name: &str) {
+    if let Err(error) = ip(&["netns", "del", name]) {
+        eprintln!("  the namespace {name} could not be removed: {error:#}");
     }
 }
 

@@ -186,6 +186,17 @@ impl Installation {
         self.hsm().join("log")
     }
 
+    /// Octets of the log now.
+    pub(crate) fn log_length(&self) -> usize {
+        std::fs::metadata(self.log()).map_or(0, |log| usize::try_from(log.len()).unwrap_or(usize::MAX))
+    }
+
+    /// What it has logged since its log was so long.
+    pub(crate) fn log_since(&self, length: usize) -> String {
+        let log = std::fs::read(self.log()).unwrap_or_default();
+        String::from_utf8_lossy(log.get(length..).unwrap_or_default()).into_owned()
+    }
+
     /// Whether this HSM is that process.
     pub(crate) fn runs_as(&self, process: u32) -> bool {
         std::fs::read_to_string(self.process_file()).is_ok_and(|text| text.trim() == process.to_string())

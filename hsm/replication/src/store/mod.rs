@@ -187,6 +187,11 @@ impl Store {
         self.disk.free_bytes().is_ok_and(|free| free >= 2 * (limits::FREE_BYTES + bytes))
     }
 
+    /// Whether there is so much room that a node which takes the lead does not give it away again at once.
+    pub(crate) fn has_room_to_lead(&self) -> bool {
+        self.disk.free_bytes().is_ok_and(|free| free >= limits::FREE_BYTES_TO_LEAD)
+    }
+
     /// The payload of a token object.
     pub(crate) fn payload(&self, handle: ObjectHandle) -> Result<Option<SealedPayload>, StorageFault> {
         let row = Row::Payload(handle);

@@ -5,6 +5,7 @@
 
 mod chaos;
 mod forwarding;
+mod fullness;
 mod leases;
 mod members;
 mod memory;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hsm_core::command::{CeremonyCertificates, Form, Origin, Verifier};
@@ -17,13 +17,18 @@ use hsm_replication::{History, Node, Outcome, Settings, Standing};
 use parking_lot::Mutex;
 use redb::StorageBackend;
 
-/// A disk that outlives the store on it, and can be copied.
+/// A disk that outlives the store on it, can be copied, and can be full.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct MemoryDisk(Arc<Mutex<(Vec<u8>, Vec<u8>)>>);
+pub(crate) struct MemoryDisk(Arc<Mutex<(Vec<u8>, Vec<u8>)>>, Arc<AtomicBool>);
 
 impl MemoryDisk {
     pub(crate) fn copy(&self) -> Self {
-        Self(Arc::new(Mutex::new(self.0.lock().clone())))
+        Self(Arc::new(Mutex::new(self.0.lock().clone())), Arc::default())
+    }
+
+    /// From now on nothing more fits, or there is room again.
+    pub(crate) fn fill(&self, full: bool) {
+        self.1.store(full, Ordering::SeqCst);
     }
 }
 
@@ -39,7 +44,12 @@ impl StorageBackend for MemoryDisk {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.lock().0.resize(usize::try_from(len).unwrap(), 0);
+        let len = usize::try_from(len).unwrap();
+        let octets = &mut self.0.lock().0;
+        if len > octets.len() && self.1.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        octets.resize(len, 0);
         Ok(())
     }
 
@@ -64,7 +74,7 @@ impl Disk for MemoryDisk {
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
-        Ok(u64::MAX)
+        Ok(if self.1.load(Ordering::SeqCst) { 0 } else { u64::MAX })
     }
 
     fn read_mark(&self) -> io::Result<[u8; MARK_BYTES]> {

@@ -149,7 +149,13 @@ fn known_certificate(peers: &Peers, home: &Home, node: u64) -> Result<Vec<u8>, P
         // A member that came while this HSM was away: whoever introduced it is a member itself.
         let member = member.or_else(|| home.node.introduced(node));
         if state.members().contains_key(&NodeId(home.place.node)) {
-            return member.ok_or(PeerRefusal::Stranger { applied });
+            let removed = || match peers.roster.borrow().get(&node) {
+                // It was removed and still has its vote.
+                Some(known) if home.node.votes(node) => Ok(known.certificate.clone()),
+                None if home.node.votes(node) => Err(PeerRefusal::NotReady),
+                _ => Err(PeerRefusal::Stranger { applied }),
+            };
+            return member.map_or_else(removed, Ok);
         }
         if let Some(member) = member {
             return Ok(member);

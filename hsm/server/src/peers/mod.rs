@@ -179,6 +179,11 @@ impl Peers {
         });
     }
 
+    /// The members that are known now.
+    pub fn known(&self) -> Roster {
+        self.roster.borrow().as_ref().clone()
+    }
+
     /// Which programs of members the cluster takes.
     pub fn follow_rule(&self, rule: &ReleaseRule) {
         self.dialer.follow_rule(rule);

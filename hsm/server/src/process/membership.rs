@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::{Event, Fault, PeerEvent, Process, member, report};
 use crate::joining::{self, JoinFault};
 use crate::limits;
-use crate::member::Stateless;
+use crate::member::{Member, Stateless};
 
 /// What [`Process::joining`] says while members are asked.
 const ASKING: &str = "members of the cluster are asked for admission";
@@ -117,7 +117,7 @@ impl Process {
         member.look_at_epochs();
         member.raise_version();
         member.open_doors()?;
-        if member.follow_roster() { Ok(()) } else { Err(self.removed()) }
+        if member.follow_roster() { Ok(()) } else { self.depart(&member) }
     }
 
     /// Members came, went or moved.
@@ -127,7 +127,21 @@ impl Process {
         tracing::info!("the roster of the cluster changed");
         // A removal makes a new epoch due.
         member.look_at_epochs();
-        if member.follow_roster() { Ok(()) } else { Err(self.removed()) }
+        if member.follow_roster() { Ok(()) } else { self.depart(&member) }
+    }
+
+    /// This HSM is in no roster any more, and serves nobody since it applied that. It votes as long as a majority may need it:
+    /// if it went at once and the leader were lost just then, the others might be too few to decide who votes in its place.
+    fn depart(&self, member: &Member) -> Result<(), Fault> {
+        if !member.is_vote_needed() {
+            return Err(self.removed());
+        }
+        if !self.departs.swap(true, Ordering::AcqRel) {
+            tracing::warn!(
+                "this HSM was removed from its cluster: it serves nobody, and votes until others do so for it"
+            );
+        }
+        Ok(())
     }
 
     /// Another HSM had something to say of this one.

@@ -13,7 +13,7 @@ mod snapshot;
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -66,6 +66,7 @@ pub fn serve(settings: Settings) -> Result<(), Fault> {
         sandbox: sandbox.clone(),
         joining: Mutex::default(),
         removed: AtomicBool::new(false),
+        departs: AtomicBool::new(false),
         admitted_by: Mutex::default(),
         events,
     });
@@ -130,6 +131,8 @@ struct Process {
     joining: Mutex<String>,
     /// Set once this HSM has learnt that it is no member any more.
     removed: AtomicBool,
+    /// Set once this HSM is in no roster any more and only votes.
+    departs: AtomicBool,
     /// Set while a member waits for its state: a command by which the roster had it.
     admitted_by: Mutex<Option<u64>>,
     events: Sender<Event>,
@@ -170,13 +173,11 @@ impl Process {
                     }
                 }
                 Ok(Event::EpochBegan) => self.member().iter().for_each(|member| member.look_at_epochs()),
-                Ok(Event::RosterChanged) => self.follow_roster()?,
+                Ok(Event::RosterChanged | Event::Left) => self.follow_roster()?,
                 Ok(Event::Peer(event)) => self.hear(&event)?,
-                Ok(Event::Left | Event::Standing(Standing::Removed)) if self.member().is_some() => {
-                    return Err(self.removed());
-                }
+                Ok(Event::Standing(Standing::Removed)) if self.member().is_some() => return Err(self.removed()),
                 Ok(Event::Standing(Standing::RolledBack)) => self.rejoin()?,
-                Ok(Event::Left | Event::Standing(_)) => {}
+                Ok(Event::Standing(_)) => {}
                 Ok(Event::Unable(fault)) => return Err(fault),
                 Ok(Event::Zeroize) => return self.zeroize(),
                 Ok(Event::Fault(fault)) => return Err(self.node_fault(&fault)),
@@ -190,7 +191,8 @@ impl Process {
                 self.member().iter().for_each(|member| member.close_tls_connections());
             }
             if announce_at <= now {
-                announce_at = now + limits::ANNOUNCE_INTERVAL;
+                let departs = self.departs.load(Ordering::Acquire);
+                announce_at = now + if departs { limits::DEPARTURE_POLL } else { limits::ANNOUNCE_INTERVAL };
                 self.look_round()?;
                 self.surroundings.metrics.sample(Instant::now());
             }

@@ -269,3 +269,32 @@ fn two_processes_with_one_identity_do_not_both_take_part() {
     assert_eq!(cluster.members(0).len(), 3);
     drop(second);
 }
+
+#[test]
+fn a_leader_may_be_lost_just_after_a_voter_was_removed() {
+    let mut cluster = Cluster::of(4);
+    cluster.activate(0);
+    eventually("that somebody leads", || cluster.leader(0).is_some());
+    let leader = cluster.leader(0).unwrap();
+    let votes = |cluster: &Cluster, at: usize| {
+        let status = cluster.hsms[leader].status();
+        let name = cluster.hsms[at].status()["hsm"].clone();
+        let members = status["members"].as_array().unwrap().clone();
+        members.iter().any(|member| member["hsm"] == name && member["votes"] == true)
+    };
+    let others: Vec<usize> = (0..4).filter(|&at| at != leader).collect();
+    let removed = others.iter().copied().find(|&at| votes(&cluster, at)).unwrap();
+    let left: Vec<usize> = others.into_iter().filter(|&at| at != removed).collect();
+    let client = cluster.client_of(&left);
+    let login = log_in(&client);
+    assert!(cluster.hsms[removed].manage(&["leave"]).status.success());
+    // Its vote is taken away a moment later, by whoever leads; of the three that vote now, only one more is there.
+    cluster.hsms[leader].kill();
+    let began = std::time::Instant::now();
+    make_pair(&client, &login);
+    eprintln!("the next write was done after {:.1?}", began.elapsed());
+    assert_eq!(cluster.hsms[removed].wait().code(), Some(15), "{}", cluster.hsms[removed].log());
+    assert!(!cluster.hsms[removed].path("data/master.seal").exists());
+    cluster.hsms[leader].restart();
+    cluster.are_equal(&[left[0], left[1], leader]);
+}

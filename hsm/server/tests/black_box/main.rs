@@ -7,6 +7,7 @@ mod ceremony;
 mod client_certificates;
 mod cluster;
 mod epochs;
+mod full_disk;
 mod guesses;
 mod health;
 mod isolation;

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hsm_client::{Cluster as Client, Login};
 use hsm_protocol::wire::{self, ObjectReference, reply, request};
@@ -44,7 +44,9 @@ fn loses_power(mut cluster: Cluster, hsms: &[usize]) {
         let before = made();
         assert!(before > 10, "only {before} keys were made");
         cluster.power_up();
+        let began = Instant::now();
         eventually("writing", || made() > before + WRITERS || writers.iter().any(|writer| writer.is_finished()));
+        eprintln!("writing went on {:.1?} after all were started again", began.elapsed());
         over.store(true, Ordering::Relaxed);
     });
     let acknowledged = acknowledged.into_inner().unwrap();
@@ -90,9 +92,11 @@ fn what_the_witness_shared_with_a_dead_hsm_alone_reaches_the_other_one_and_writi
     let (_, key) = make_pair(&first, &login);
     cluster.hsms[leader].kill();
     cluster.hsms[other].restart();
+    let began = Instant::now();
     // The other one lacks the entry, so only the witness can be elected first; it must not keep the lead.
     within(ELECTION, "the key that it had not heard of", || sign(&second, &login, &key).is_ok());
     let (_, another) = make_pair(&second, &login);
+    eprintln!("the first write was done {:.1?} after the restart", began.elapsed());
     sign_in_the_end(&second, &login, &another);
     within(ELECTION, "that the witness hands over", || {
         cluster.hsms[2].log().contains("the witness hands the lead over")

@@ -181,11 +181,11 @@ fn json_logs_are_json() {
 }
 
 /// A file system of its own for the data folder, so that it can be full. Unmounted when dropped.
-struct SmallDisk(std::path::PathBuf);
+pub(crate) struct SmallDisk(std::path::PathBuf);
 
 impl SmallDisk {
     /// `None` where nothing can be mounted.
-    fn mount(at: std::path::PathBuf, size: &str) -> Option<Self> {
+    pub(crate) fn mount(at: std::path::PathBuf, size: &str) -> Option<Self> {
         std::fs::create_dir(&at).unwrap();
         let options = format!("size={size},mode=700");
         let mount =

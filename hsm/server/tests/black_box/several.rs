@@ -63,6 +63,11 @@ impl Cluster {
 
     /// Starts one more HSM of this copy of the program.
     pub(crate) fn start_program(&mut self, program: &std::path::Path, extra: &[&str]) {
+        self.start_in(folder(), program, extra);
+    }
+
+    /// Starts one more HSM, of this copy of the program and in this folder.
+    pub(crate) fn start_in(&mut self, outer: tempfile::TempDir, program: &std::path::Path, extra: &[&str]) {
         let at = self.hsms.len();
         let ports: Vec<_> = self.addresses.iter().map(|address| address.port().to_string()).collect();
         let (address, zone) = (self.addresses[at].to_string(), format!("zone-{at}"));
@@ -76,7 +81,7 @@ impl Cluster {
             words.extend(["--listen", &listen]);
         }
         words.extend(extra);
-        self.hsms.push(Running::start_program(program, folder(), &words));
+        self.hsms.push(Running::start_program(program, outer, &words));
     }
 
     pub(crate) fn join(&self, at: usize) {
