@@ -262,7 +262,7 @@ impl Machine {
             self.faults.raise(Fault::NewerCommand { found, known });
             return Err(StorageFault::Stopped);
         }
-        *self.state.write() = hsm;
+        self.state.write().replace(hsm);
         self.progress = progress;
         self.stamper.observe(self.progress.stamp);
         self.learn_history();
