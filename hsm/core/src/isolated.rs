@@ -118,6 +118,11 @@ impl Hsm {
         counts
     }
 
+    /// Whether every member's program knows of such log-ins.
+    pub fn may_log_in_isolated(&self) -> bool {
+        self.state.version() >= versions::ISOLATED_LOGINS
+    }
+
     /// Counts an attempt of a crypto user, or of a name that belongs to nobody, on this HSM alone. The caller journals it
     /// before it looks at the password.
     ///
@@ -127,7 +132,7 @@ impl Hsm {
     /// [`ErrorCode::LifecycleRefused`].
     pub fn reserve_isolated(&mut self, name: &UserName, now: Stamp) -> Result<IsolatedAttempt, Refusal> {
         self.state.require_active()?;
-        if self.state.version() < versions::ISOLATED_LOGINS {
+        if !self.may_log_in_isolated() {
             return Err(ErrorCode::Isolated.into());
         }
         let open = self.isolated.open.get(name).copied().unwrap_or(0);
@@ -135,7 +140,8 @@ impl Hsm {
         let found = found.map(|(user, record)| (user, record.failures, record.generation, record.verifier.clone()));
         let attempt = match found {
             Some((user, failures, generation, verifier)) => {
-                let here: u32 = self.unmerged().filter_map(|part| part.users.get(&user)).map(|wrong| wrong.attempts).sum();
+                let here: u32 =
+                    self.unmerged().filter_map(|part| part.users.get(&user)).map(|wrong| wrong.attempts).sum();
                 refuse_when_locked(failures.saturating_add(here), open)?;
                 self.changeable(now)?.users.entry(user).or_default().count(now);
                 IsolatedAttempt { name: name.clone(), user: Some(user), generation, verifier }
@@ -143,7 +149,8 @@ impl Hsm {
             None => {
                 let known = self.state.unknown_names.get(&(name.clone(), Role::CryptoUser));
                 let failures = known.map_or(0, |known| known.failures);
-                let here: u32 = self.unmerged().filter_map(|part| part.nobody.get(name)).map(|wrong| wrong.attempts).sum();
+                let here: u32 =
+                    self.unmerged().filter_map(|part| part.nobody.get(name)).map(|wrong| wrong.attempts).sum();
                 refuse_when_locked(failures.saturating_add(here), open)?;
                 self.changeable(now)?.count_for_nobody(name, now);
                 IsolatedAttempt { name: name.clone(), user: None, generation: 0, verifier: None }
@@ -225,10 +232,16 @@ impl Hsm {
         Some(next)
     }
 
+    /// Whether the cluster was not told of these yet, as far as this HSM knows.
+    pub fn is_unmerged(&self, logins: &IsolatedLogins) -> bool {
+        logins.number > self.merged_number()
+    }
+
     /// Drops what the cluster knows, and says what that was: the journal must forget it too.
     pub fn forget_merged(&mut self) -> Vec<IsolatedLogins> {
         let merged = self.merged_number();
-        let (known, left) = std::mem::take(&mut self.isolated.parts).into_iter().partition(|part| part.number <= merged);
+        let (known, left) =
+            std::mem::take(&mut self.isolated.parts).into_iter().partition(|part| part.number <= merged);
         self.isolated.parts = left;
         known
     }
