@@ -215,6 +215,10 @@ codes! {
     ClusterTooOld = 95, Refusal;
     /// This HSM's program is no release that its cluster trusts, or an older one than it takes; install a signed release.
     ReleaseRefused = 96, Refusal;
+
+    /// This login was made on an HSM that was isolated, and the cluster does not know it yet: it uses keys there, and changes
+    /// nothing until that HSM hears from a majority again; bring the others back, then repeat the call.
+    LoginNotMerged = 97, Unavailable;
 }
 
 impl std::fmt::Display for ErrorCode {

@@ -242,6 +242,9 @@ impl Connection {
             match self.exchange(request, patience, note)? {
                 reply::Body::Attach(reply) if reply.session != 0 => {
                     login.exchange_token(&reply.token);
+                    if !reply.isolated {
+                        login.note_merged();
+                    }
                     Ok(reply)
                 }
                 _ => Err(self.broken_answer()),

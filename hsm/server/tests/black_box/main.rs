@@ -9,6 +9,7 @@ mod cluster;
 mod epochs;
 mod guesses;
 mod health;
+mod isolated_logins;
 mod isolation;
 mod largest;
 mod management;
