@@ -73,7 +73,7 @@ codes! {
     /// The HSM's disk is full or refuses writes; nothing was changed.
     StorageFull = 11, Unavailable;
 
-    /// This HSM hears from no majority of its cluster, and the time for which it may go on alone is over; try another HSM.
+    /// This HSM hears from no majority of its cluster, and may not do this alone, or not any more; try another HSM.
     Isolated = 12, Unavailable;
     /// The change would leave too few members to decide anything; bring the others back first, or recover the cluster.
     QuorumLoss = 13, Refusal;
