@@ -187,7 +187,8 @@ fn too_many_failures_of_both_sides_lock_the_user_and_end_no_session() {
 #[test]
 fn whoever_was_disabled_deleted_or_got_another_password_has_no_session_after_the_merge_nor_before() {
     let named = |name: &str| (user(name), Role::CryptoUser);
-    let changes: [fn((hsm_protocol::UserName, Role)) -> Vec<Action>; 4] = [
+    type Change = fn((hsm_protocol::UserName, Role)) -> Vec<Action>;
+    let changes: [Change; 4] = [
         |(name, role)| vec![Action::SetUserEnabled { name, role, enabled: false }],
         |(name, role)| {
             let enable = |enabled| Action::SetUserEnabled { name: name.clone(), role, enabled };
