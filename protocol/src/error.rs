@@ -73,7 +73,7 @@ codes! {
     /// The HSM's disk is full or refuses writes; nothing was changed.
     StorageFull = 11, Unavailable;
 
-    /// This HSM hears from no majority of its cluster, and the time for which it may go on alone is over; try another HSM.
+    /// This HSM hears from no majority of its cluster, and may not do this alone, or not any more; try another HSM.
     Isolated = 12, Unavailable;
     /// The change would leave too few members to decide anything; bring the others back first, or recover the cluster.
     QuorumLoss = 13, Refusal;
@@ -215,6 +215,10 @@ codes! {
     ClusterTooOld = 95, Refusal;
     /// This HSM's program is no release that its cluster trusts, or an older one than it takes; install a signed release.
     ReleaseRefused = 96, Refusal;
+
+    /// This login was made on an HSM that was isolated, and the cluster does not know it yet: it uses keys there, and changes
+    /// nothing until that HSM hears from a majority again; bring the others back, then repeat the call.
+    LoginNotMerged = 97, Unavailable;
 }
 
 impl std::fmt::Display for ErrorCode {

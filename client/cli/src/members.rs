@@ -33,6 +33,8 @@ pub(crate) fn status(session: &Session<'_>) -> Result<Answer, Failure> {
         "epoch-settled": members.epoch_settled, "state-version": members.state_version, "applied-index": members.applied_index, "chain-hash": hexadecimal(&members.chain_hash),
         "snapshot-entry": members.snapshot_entry, "answered-by": hexadecimal(&members.hsm),
         "serving": serving_name(members.serving()), "isolated-milliseconds": members.isolated_milliseconds,
+        "isolated-sessions": members.isolated_sessions, "isolated-attempts": members.isolated_attempts,
+        "isolated-logins-refused": members.isolated_logins_refused,
         "objects": info.objects, "users": info.users, "sessions": info.sessions,
         "rates": members.rates.iter().map(|rate| rate_data(rate, members.rates_milliseconds)).collect::<Vec<_>>(),
         "hsms": members.items.iter().map(member_data).collect::<Vec<_>>(), "policy": policy_data(&policy),
@@ -48,11 +50,22 @@ pub(crate) fn status(session: &Session<'_>) -> Result<Answer, Failure> {
         fact("epoch of the master key", epoch_words(&members)),
         fact("objects, users, sessions", format!("{}, {}, {}", info.objects, info.users, info.sessions)),
     ];
+    facts.extend(isolated_words(&members).map(|words| fact("logged in there in isolation", words)));
     facts.extend(policy_facts(&policy));
     let facts = table(&["cluster", &hello.label], facts);
     let rows = members.items.iter().map(|member| member_row(member, &members.hsm));
     let rows = table(&["HSM", "zone", "role", "clients, members reach it at", "version", "applied", "heard"], rows);
     Ok(Answer::new(data, format!("{facts}\n{rows}\n{}", rates_table(&members))))
+}
+
+/// What only the HSM that answers knows, or that nobody logs in there in isolation; `None` when there is nothing to say.
+fn isolated_words(members: &wire::ListMembersReply) -> Option<String> {
+    let wire::ListMembersReply { isolated_sessions: sessions, isolated_attempts: attempts, .. } = members;
+    if members.isolated_logins_refused {
+        return Some("refused: its journal cannot be used; its log says why".to_owned());
+    }
+    let some = *sessions > 0 || *attempts > 0;
+    some.then(|| format!("{sessions} logins and {attempts} wrong passwords, which the others do not know yet"))
 }
 
 /// Which version of commands the cluster uses, and that an update is not finished.

@@ -11,7 +11,8 @@
 //! | outcome unknown | sent again | sent again, same number | given to the caller |
 //! | no answer in time | [`CallError::TimedOut`] | the same | the same |
 //!
-//! "Again" is at another HSM where there is one.
+//! "Again" is at another HSM where there is one. A login that an isolated HSM took alone, because no other one could, goes
+//! on there until that HSM says that the cluster knows it; it changes nothing before.
 //!
 //! A wrong password that is sent again may count twice; a login is repeated all the same, because a killed HSM must cost
 //! its clients time only.
@@ -35,10 +36,12 @@ use crate::trial::{Effect, Trial};
 const FAREWELL_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What a request that is being made must contain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct With {
     /// References to session objects must carry the sealed object: the HSM that answers does not hold it.
     pub sealed_objects: bool,
+    /// Nobody else can be reached: an HSM that is isolated may take a log-in alone.
+    pub isolated: bool,
 }
 
 /// One cluster. Connects when it is first called; `Send` and `Sync`; any number of threads may call at once. Clones are
@@ -133,12 +136,13 @@ impl Cluster {
         // What cannot be a name is nobody's, and the answer must not tell more than that.
         let name = UserName::new(name).map_err(|_| CallError::refused(ErrorCode::LoginRefused))?;
         let (key, public) = new_session_key().ok_or_else(|| CallError::refused(ErrorCode::CryptoFailed))?;
-        let make = |_| {
+        let make = |with: With| {
             request::Body::Login(wire::Login {
                 user: name.as_str().to_owned(),
                 role: role as u32,
                 password: password.to_vec(),
                 session_public_key: public.clone(),
+                isolated: with.isolated,
             })
         };
         match self.call(None, &make)? {

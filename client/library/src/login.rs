@@ -5,13 +5,14 @@
 //! its changes, so that a repeated one is done once.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use hsm_protocol::session::{BINDING_BYTES, attach_statement};
 use hsm_protocol::{Role, wire};
 
+use crate::connection::HsmId;
 use crate::fork::ForkGuard;
 use crate::held::HeldObjects;
 
@@ -31,6 +32,9 @@ struct LoginInner {
     /// The newest that an HSM gave: a new epoch of the cluster's keys brings another one.
     token: Mutex<Vec<u8>>,
     session: Vec<u8>,
+    /// The HSM that alone knows the session, as long as `is_alone`.
+    home: Option<HsmId>,
+    is_alone: AtomicBool,
     sequences: Mutex<Sequences>,
     guard: Arc<ForkGuard>,
     /// What goes over to a new epoch with the token.
@@ -74,6 +78,8 @@ impl Login {
             role,
             key,
             token: Mutex::new(reply.token),
+            home: HsmId::try_from(reply.isolated_at.as_slice()).ok(),
+            is_alone: AtomicBool::new(!reply.isolated_at.is_empty()),
             session: reply.session,
             sequences: Mutex::new(Sequences { next: 1, unanswered: BTreeSet::new() }),
             guard,
@@ -95,6 +101,16 @@ impl Login {
 
     pub(crate) fn number(&self) -> u64 {
         self.inner.number
+    }
+
+    /// The HSM that alone knows this login, because it was isolated; `None` when every HSM does.
+    pub(crate) fn home(&self) -> Option<HsmId> {
+        self.inner.home.filter(|_| self.inner.is_alone.load(Ordering::Relaxed))
+    }
+
+    /// An HSM says that the cluster knows it.
+    pub(crate) fn note_merged(&self) {
+        self.inner.is_alone.store(false, Ordering::Relaxed);
     }
 
     /// The message that attaches this login to the connection with that binding.

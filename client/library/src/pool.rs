@@ -19,7 +19,7 @@ use rustls::ClientConfig;
 use crate::backoff;
 use crate::choice::{Draw, choose};
 use crate::configuration::{ClusterConfiguration, ConfigurationError};
-use crate::connection::{Connection, Told};
+use crate::connection::{Connection, HsmId, Told};
 use crate::counters::LiveCounters;
 use crate::error::{Attempt, CallError};
 use crate::fork::ForkGuard;
@@ -212,6 +212,12 @@ impl Pool {
     /// Whether there is more than one place to make a call at.
     pub(crate) fn is_several(&self) -> bool {
         self.several.load(Ordering::Relaxed)
+    }
+
+    /// Every member but that one.
+    pub(crate) fn all_but(&self, home: HsmId) -> Vec<Arc<Member>> {
+        let table = self.table();
+        table.everybody().filter(|member| member.identity() != Some(home)).cloned().collect()
     }
 
     /// Whether a member serves that is none of these.

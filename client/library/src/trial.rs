@@ -64,14 +64,14 @@ impl<'a> Trial<'a> {
             cluster,
             trace: cluster.pool().new_trace(),
             login,
-            with: With { sealed_objects: false },
+            with: With::default(),
             begin: Instant::now(),
             patience,
             reach: patience,
             effect,
             failures: 0,
             attached_again: false,
-            avoid: Vec::new(),
+            avoid: all_but_home(cluster, login),
             perhaps_done: None,
             after_loss: false,
             is_long: false,
@@ -166,6 +166,10 @@ impl<'a> Trial<'a> {
                 self.with.sealed_objects = true;
                 Ok(())
             }
+            // It is the HSM that took the login alone which knows it, and that one cannot be reached.
+            ErrorCode::NotLoggedIn if self.is_away_from_home(route) => {
+                if self.turn_away(route) || self.pause(Duration::ZERO) { Ok(()) } else { Err(refused) }
+            }
             ErrorCode::NotLoggedIn if !self.attached_again => match self.login {
                 Some(login) => {
                     // Refused before anything was done: perhaps the HSM has forgotten the index.
@@ -175,6 +179,15 @@ impl<'a> Trial<'a> {
                 }
                 None => Err(refused),
             },
+            ErrorCode::Isolated if !self.with.isolated => {
+                // Others are asked first, also those that only this HSM knows; if there are none, it may take a login alone.
+                self.with.isolated = !self.turn_away(route) && !self.turn_to_unknown(route);
+                Ok(())
+            }
+            ErrorCode::LoginNotMerged => {
+                let at_least = Duration::from_millis(failure.retry_after_milliseconds.into());
+                if self.pause(at_least) { Ok(()) } else { Err(refused) }
+            }
             // Nothing was done, and another HSM may be better off.
             ErrorCode::Busy | ErrorCode::NotReady | ErrorCode::Isolated => {
                 let at_least = Duration::from_millis(failure.retry_after_milliseconds.into());
@@ -235,6 +248,11 @@ impl<'a> Trial<'a> {
         CallError::OutcomeUnknown { cluster: self.cluster.configuration().label.clone(), reason }
     }
 
+    /// Whether the login is known to one HSM alone, and this is another one.
+    fn is_away_from_home(&self, route: &Route) -> bool {
+        self.login.and_then(Login::home).is_some_and(|home| home != route.connection.hsm())
+    }
+
     /// Goes to another HSM next; `false` when all have been tried, and begins anew.
     fn turn_away(&mut self, route: &Route) -> bool {
         let pool = self.cluster.pool();
@@ -245,9 +263,19 @@ impl<'a> Trial<'a> {
         self.attached_again = false;
         let other = pool.has_other(&self.avoid);
         if !other {
-            self.avoid.clear();
+            self.avoid = all_but_home(self.cluster, self.login);
         }
         other
+    }
+
+    /// Learns of members that this process does not know yet, and goes there next.
+    fn turn_to_unknown(&mut self, route: &Route) -> bool {
+        let pool = self.cluster.pool();
+        if !pool.roster.is_wanted() {
+            return false;
+        }
+        pool.ask_for_roster(&route.connection, self.deadline());
+        self.turn_away(route)
     }
 
     /// Waits before the next attempt; `false` = the deadline does not leave the time.
@@ -260,6 +288,11 @@ impl<'a> Trial<'a> {
         std::thread::sleep(wait);
         true
     }
+}
+
+/// Where a call does not go first: a login that one HSM took alone is known there.
+fn all_but_home(cluster: &Cluster, login: Option<&Login>) -> Vec<Arc<Member>> {
+    login.and_then(Login::home).map_or_else(Vec::new, |home| cluster.pool().all_but(home))
 }
 
 /// Why an attempt failed, for the log.

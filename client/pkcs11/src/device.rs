@@ -245,7 +245,7 @@ pub(crate) mod fake {
         }
 
         pub(super) fn answer(&self, make: &dyn Fn(With) -> request::Body) -> Result<reply::Body, CallError> {
-            let body = make(With { sealed_objects: false });
+            let body = make(With { sealed_objects: false, ..With::default() });
             self.asked.lock().push(method(&body));
             (self.answer)(&body)
         }
@@ -278,7 +278,7 @@ pub(crate) mod fake {
         }
 
         pub(super) fn finish(self, signature: &[u8]) -> Result<StreamOutput, CallError> {
-            let mut operate = (self.begin)(With { sealed_objects: false });
+            let mut operate = (self.begin)(With { sealed_objects: false, ..With::default() });
             operate.data = self.input;
             operate.signature = signature.to_vec();
             match self.fake.answer(&|_| request::Body::Operate(operate.clone()))? {

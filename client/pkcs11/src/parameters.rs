@@ -118,7 +118,7 @@ unsafe fn read_parameters(
             M::AES_CBC_ENCRYPT_DATA => cbc_data(bytes),
             M::CONCATENATE_BASE_AND_KEY => {
                 let key = find(structure::<CK_OBJECT_HANDLE>(bytes)?)?;
-                let reference = key.protocol(With { sealed_objects: false });
+                let reference = key.protocol(With { sealed_objects: false, ..With::default() });
                 *second_key = Some(key);
                 Ok(Parameters::OtherKey(reference))
             }
@@ -281,7 +281,7 @@ unsafe fn hkdf(
         CKF_HKDF_SALT_DATA => HkdfSalt::Data(unsafe { pointed(parameters.pSalt, parameters.ulSaltLen) }?),
         CKF_HKDF_SALT_KEY => {
             let key = find(parameters.hSaltKey)?;
-            let reference = key.protocol(With { sealed_objects: false });
+            let reference = key.protocol(With { sealed_objects: false, ..With::default() });
             *second_key = Some(key);
             HkdfSalt::Key(reference)
         }

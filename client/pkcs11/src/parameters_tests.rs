@@ -234,7 +234,7 @@ fn oaep_without_a_label_may_leave_the_source_open_and_with_one_must_name_it() {
 fn a_second_key_is_looked_up_and_named_in_the_message() {
     let mut handle: CK_OBJECT_HANDLE = 77;
     let read = read_as(MechanismKind::CONCATENATE_BASE_AND_KEY, Some(&mut handle)).unwrap();
-    match read.message(With { sealed_objects: true }).parameters {
+    match read.message(With { sealed_objects: true, ..With::default() }).parameters {
         Some(wire::mechanism::Parameters::OtherKey(reference)) => assert_eq!(reference.token_object, 77),
         _ => panic!("the second key is missing"),
     }

@@ -61,7 +61,9 @@ impl ReturnValue {
     pub fn from_code(code: ErrorCode, about: About) -> Self {
         use ErrorCode as E;
         Self(match code {
-            E::Malformed | E::Broken | E::NotReady | E::Isolated | E::CryptoFailed => CKR_DEVICE_ERROR,
+            E::Malformed | E::Broken | E::NotReady | E::Isolated | E::CryptoFailed | E::LoginNotMerged => {
+                CKR_DEVICE_ERROR
+            }
             E::UnknownMethod | E::NotSupported => CKR_FUNCTION_NOT_SUPPORTED,
             E::Busy | E::Unknown | E::SequencePassed | E::LoginDelayed | E::ObjectChanged => CKR_FUNCTION_FAILED,
             E::StorageFull | E::ObjectLimit => CKR_DEVICE_MEMORY,

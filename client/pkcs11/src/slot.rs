@@ -380,7 +380,7 @@ impl Slot {
     pub(crate) fn destroy_at_hsm(&self, reference: &Reference) {
         let login = self.login();
         let make = |_| {
-            let object = Some(reference.message(With { sealed_objects: false }));
+            let object = Some(reference.message(With { sealed_objects: false, ..With::default() }));
             request::Body::DestroyObject(wire::DestroyObject { object })
         };
         if let Err(error) = self.device.call(login.as_deref().map(|login| &login.login), &make) {

@@ -7,6 +7,7 @@ mod anchors;
 mod epochs;
 mod lifecycle;
 mod logins;
+mod merges;
 mod objects;
 mod reissue;
 mod roster;
@@ -26,6 +27,9 @@ use crate::refusal::Refusal;
 use crate::state::State;
 use crate::versions;
 use crate::work::{Entry, Work};
+
+pub(crate) use logins::refuse_when_locked;
+pub(crate) use sessions::bounded_expiry;
 
 pub(crate) use anchors::{judge_client_certificates, judge_deregistration, judge_registration};
 pub(crate) use objects::{judge_destruction, judge_room};
@@ -91,6 +95,7 @@ fn act(work: &mut Work<'_>, caller: Caller, action: &Action) -> Answer {
         }
         Action::RemoveMember { hsm } => roster::remove(work, caller, *hsm),
         Action::RaiseVersion { version } => roster::raise_version(work, *version),
+        Action::MergeIsolated { hsm, logins } => merges::merge(work, *hsm, logins),
         in_service => {
             work.state.require_active()?;
             act_in_service(work, caller, in_service)
@@ -214,6 +219,8 @@ fn entry(work: &Work<'_>, action: &Action, answer: &Answer) -> Option<Entry> {
         Action::UpdateMember { .. } => Entry::new(Event::UpdateMember),
         Action::RaiseVersion { .. } => Entry::new(Event::RaiseVersion),
         Action::SetReleaseRule { .. } => Entry::new(Event::SetReleaseRule),
+        // Each of the log-ins has a record of its own.
+        Action::MergeIsolated { .. } => return None,
         Action::ReserveAttempt { .. } | Action::RenewSession { .. } | Action::ExpireSessions => return None,
     })
 }

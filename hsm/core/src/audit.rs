@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha384};
 
-use crate::ids::{Index, ObjectHandle, SessionId, Stamp, UserId};
+use crate::ids::{HsmId, Index, ObjectHandle, SessionId, Stamp, UserId};
 
 /// SHA-384 over the link before and the record.
 pub type Link = serde_bytes::ByteArray<48>;
@@ -68,6 +68,21 @@ pub enum Event {
     SetReleaseRule = 0x1_0013,
     BeginReissue = 0x1_0014,
     FinishReissue = 0x1_0015,
+    /// A log-in on an isolated HSM, told to the cluster later.
+    IsolatedLogin(IsolatedEvent) = 0x1_0016,
+    /// Wrong passwords there.
+    IsolatedFailures(IsolatedEvent) = 0x1_0017,
+}
+
+/// What happened on an isolated HSM, before the command that told of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct IsolatedEvent {
+    /// Where.
+    pub hsm: HsmId,
+    /// When, or the last time, by that HSM's time.
+    pub at: Stamp,
+    /// How often.
+    pub attempts: u32,
 }
 
 /// The link that follows `previous` when `record` is appended: SHA-384(previous ‖ record in postcard).

@@ -43,6 +43,8 @@ pub enum Row {
     Payload(ObjectHandle),
     /// What HSMs that nobody hears may still act on.
     Lingering,
+    /// Which log-ins of isolated HSMs were merged.
+    Merges,
 }
 
 impl Row {

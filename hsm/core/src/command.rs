@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::epoch::SealedMaster;
 use crate::ids::{AttemptId, ClusterId, Epoch, HsmId, Incarnation, NodeId, ObjectHandle, SessionId, Stamp};
+use crate::isolated::IsolatedLogins;
 use crate::object::Object;
 use crate::releases::ReleaseRule;
 use crate::roster::{AdmissionRule, MemberRecord};
@@ -19,6 +20,8 @@ pub enum Versioned {
     V1(Command),
     /// The same, for actions that came with version 2: who does not know them cannot even mistake them.
     V2(Command),
+    /// The same, for actions that came with version 3.
+    V3(Command),
 }
 
 impl Versioned {
@@ -26,7 +29,8 @@ impl Versioned {
     pub fn new(command: Command) -> Self {
         match versions::since(&command.action) {
             versions::OLDEST => Self::V1(command),
-            _ => Self::V2(command),
+            versions::RELEASES => Self::V2(command),
+            _ => Self::V3(command),
         }
     }
 
@@ -35,6 +39,7 @@ impl Versioned {
         match self {
             Self::V1(command) => (1, command),
             Self::V2(command) => (2, command),
+            Self::V3(command) => (3, command),
         }
     }
 
@@ -280,6 +285,13 @@ pub enum Action {
         certificate: String,
         /// PEM.
         trust_anchor: String,
+    },
+    /// An HSM that was isolated tells who logged in there, and how many wrong passwords there were. Since version 3.
+    MergeIsolated {
+        /// Which HSM.
+        hsm: HsmId,
+        /// What happened there.
+        logins: IsolatedLogins,
     },
 }
 

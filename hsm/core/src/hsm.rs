@@ -14,6 +14,7 @@ use crate::cluster::ClusterRecord;
 use crate::command::{Command, Origin};
 use crate::epoch::EpochRecord;
 use crate::ids::{Actor, HsmId, Index, NodeId, ObjectHandle, SessionId, Stamp, UserId};
+use crate::isolated::Isolated;
 use crate::lingering::Lingering;
 use crate::needs;
 use crate::object::Object;
@@ -29,7 +30,9 @@ use crate::state::State;
 /// The in-memory state: metadata of everything, with indexes. Payloads are not here.
 #[derive(Default)]
 pub struct Hsm {
-    state: State,
+    pub(crate) state: State,
+    /// What only this HSM knows: no part of the state.
+    pub(crate) isolated: Isolated,
 }
 
 /// What applying one command yields.
@@ -87,7 +90,7 @@ impl Hsm {
         let mut state = State::default();
         rows.try_for_each(|(row, value)| state.absorb(&row, Some(&value)))?;
         state.check_whole()?;
-        Ok(Self { state })
+        Ok(Self { state, isolated: Isolated::default() })
     }
 
     /// Judges a command against this state: total, and the same on every replica. Changes nothing by itself.
@@ -103,6 +106,13 @@ impl Hsm {
         if let Err(broken) = self.state.absorb_all(changes) {
             panic!("a change that was just made cannot be taken over: {broken}");
         }
+    }
+
+    /// Another state takes the place of this one, from a snapshot. What only this HSM knows stays. Gives the state of before,
+    /// because its end takes a while with a million keys.
+    pub fn replace(&mut self, mut newer: Self) -> Self {
+        std::mem::swap(&mut self.state, &mut newer.state);
+        newer
     }
 
     /// SHA-384 over all in-memory rows in their order. Costs time in proportion to the state.
@@ -240,10 +250,12 @@ impl Hsm {
     /// # Errors
     /// [`ErrorCode::NotLoggedIn`].
     pub fn session(&self, session: SessionId, now: Stamp) -> Result<SessionView, Refusal> {
-        self.state.caller(session, Some(now))?;
-        let record = self.state.sessions.get(&session).ok_or(ErrorCode::NotLoggedIn)?;
-        let actor = Actor::Session { session, user: record.user, role: record.role };
-        Ok(SessionView { actor, public_key: record.public_key, expires_at: record.expires_at })
+        let caller = self.caller_in(session, Some(now))?;
+        let known = self.state.sessions.get(&session).map(|record| (record.public_key, record.expires_at));
+        let alone = || self.isolated_session(session).map(|record| (record.public_key, record.expires_at));
+        let (public_key, expires_at) = known.or_else(alone).ok_or(ErrorCode::NotLoggedIn)?;
+        let role = caller.role.ok_or(ErrorCode::NotLoggedIn)?;
+        Ok(SessionView { actor: Actor::Session { session, user: caller.user, role }, public_key, expires_at })
     }
 
     /// Whether the actor may still act: asked at every use of anything.
@@ -253,13 +265,25 @@ impl Hsm {
     /// active.
     pub fn check(&self, actor: &Actor, now: Stamp) -> Result<(), Refusal> {
         self.state.require_active()?;
-        self.state.caller_of(actor, Some(now)).map(|_| ())
+        self.caller_of(actor, Some(now)).map(|_| ())
     }
 
     /// Who acts, in a cluster that is in service. The session's expiry is for [`Hsm::check`].
     fn caller(&self, actor: &Actor) -> Result<Caller, Refusal> {
         self.state.require_active()?;
-        self.state.caller_of(actor, None)
+        self.caller_of(actor, None)
+    }
+
+    /// The caller that an actor claims to be, if his session stands.
+    fn caller_of(&self, actor: &Actor, now: Option<Stamp>) -> Result<Caller, Refusal> {
+        match *actor {
+            Actor::Nobody => Ok(Caller::NOBODY),
+            Actor::Session { session, user, role } => {
+                let caller = self.caller_in(session, now)?;
+                let honest = caller.user == user && caller.role == Some(role);
+                if honest { Ok(caller) } else { Err(ErrorCode::NotLoggedIn.into()) }
+            }
+        }
     }
 
     /// A token object that the actor may see.

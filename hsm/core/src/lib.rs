@@ -16,6 +16,7 @@ pub mod curve;
 pub mod epoch;
 pub mod hsm;
 pub mod ids;
+pub mod isolated;
 pub mod limits;
 pub mod lingering;
 pub mod mechanisms;
@@ -43,6 +44,7 @@ pub use hsm::{Applied, Hsm, SessionView, UserView};
 pub use ids::{
     Actor, ClusterId, Epoch, HsmId, Incarnation, Index, NodeId, ObjectHandle, ObjectUid, SessionId, Stamp, UserId,
 };
+pub use isolated::{IsolatedAttempt, IsolatedCounts, IsolatedLogins, IsolatedSession, WrongPasswords};
 pub use lingering::{DepartedMember, Lingering, PastWindow};
 pub use object::Object;
 pub use permit::Permit;

@@ -67,6 +67,16 @@ pub const EXPIRIES_PER_COMMAND: usize = 1_024;
 /// Results that a session may have unconfirmed: as many as a connection may have requests unanswered.
 pub const RESULTS_PER_SESSION: usize = protocol::REQUESTS_IN_FLIGHT as usize;
 
+/// Sessions that one HSM opens while it is isolated and the cluster is not told: a command must hold them all, and each
+/// writes an audit record.
+pub const ISOLATED_SESSIONS: usize = 1_024;
+
+/// Names that belong to nobody whose wrong passwords an isolated HSM counts; the one that was tried longest ago goes first.
+pub const ISOLATED_NAMES: usize = 1_024;
+
+/// Commands that an isolated HSM keeps for the cluster: a new one begins after each time that it was heard for a moment only.
+pub const ISOLATED_PARTS: usize = 64;
+
 /// RSA moduli, in bits: the 2048 to 8192; FIPS 186-5 §5.1 has the same lower end.
 pub const RSA_BITS_MINIMUM: u64 = 2_048;
 /// See [`RSA_BITS_MINIMUM`].
@@ -151,6 +161,8 @@ const _: () = assert!(LAST_ADMIN_DELAY_MILLISECONDS < LAST_ADMIN_DELAY_MAXIMUM_M
 const _: () = assert!(ADMISSIONS_PER_DAY <= ADMISSIONS_PER_DAY_MAXIMUM);
 const _: () = assert!(ISOLATION_WINDOW_SECONDS <= ISOLATION_WINDOW_MAXIMUM_SECONDS);
 const _: () = assert!(SESSIONS_PER_USER < SESSIONS);
+const _: () = assert!(ISOLATED_SESSIONS <= EXPIRIES_PER_COMMAND);
+const _: () = assert!(ISOLATED_NAMES <= UNKNOWN_NAMES);
 const _: () = assert!(OBJECT_BYTES * OBJECTS_PER_COMMAND < protocol::FRAME_LIMIT as usize);
 const _: () = assert!(SECRET_KEY_BYTES <= protocol::ATTRIBUTE_BYTES as u64);
 const _: () = assert!(ATTEMPT_MILLISECONDS < SESSION_MILLISECONDS);

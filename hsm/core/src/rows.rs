@@ -93,6 +93,7 @@ pub(crate) fn describe(row: &Row) -> String {
         Row::Object(handle) => format!("object {}", handle.0),
         Row::Payload(handle) => format!("payload of object {}", handle.0),
         Row::Lingering => "what silent HSMs may act on".to_owned(),
+        Row::Merges => "which log-ins of isolated HSMs were merged".to_owned(),
     }
 }
 

@@ -12,7 +12,8 @@ use sha2::{Digest, Sha384};
 use crate::change::{Change, Row};
 use crate::cluster::ClusterRecord;
 use crate::epoch::EpochRecord;
-use crate::ids::{Actor, AttemptId, Epoch, NodeId, SessionId, Stamp, UserId};
+use crate::ids::{AttemptId, Epoch, NodeId, SessionId, Stamp, UserId};
+use crate::isolated::Merges;
 use crate::limits::Quotas;
 use crate::lingering::Lingering;
 use crate::object::Object;
@@ -39,6 +40,8 @@ pub(crate) struct State {
     pub(crate) objects: ObjectTable,
     /// `None` as long as there is nothing to say.
     pub(crate) lingering: Option<Lingering>,
+    /// Has no row as long as it is empty.
+    pub(crate) merges: Merges,
 }
 
 impl State {
@@ -69,6 +72,7 @@ impl State {
             },
             Row::Payload(_) => {}
             Row::Lingering => self.lingering = read(row, value)?,
+            Row::Merges => self.merges = read(row, value)?.unwrap_or_default(),
         }
         Ok(())
     }
@@ -156,6 +160,9 @@ impl State {
         if let Some(lingering) = &self.lingering {
             add(Row::Lingering, encode(lingering));
         }
+        if !self.merges.is_empty() {
+            add(Row::Merges, encode(&self.merges));
+        }
         hash.finalize().into()
     }
 
@@ -192,18 +199,6 @@ impl State {
             stands.then_some(Caller { session: Some(session), user: record.user, role: Some(record.role) })
         };
         standing().ok_or(ErrorCode::NotLoggedIn.into())
-    }
-
-    /// The caller that an actor claims to be, if his session stands.
-    pub(crate) fn caller_of(&self, actor: &Actor, now: Option<Stamp>) -> Result<Caller, Refusal> {
-        match *actor {
-            Actor::Nobody => Ok(Caller::NOBODY),
-            Actor::Session { session, user, role } => {
-                let caller = self.caller(session, now)?;
-                let honest = caller.user == user && caller.role == Some(role);
-                if honest { Ok(caller) } else { Err(ErrorCode::NotLoggedIn.into()) }
-            }
-        }
     }
 }
 

@@ -13,15 +13,19 @@ use crate::command::Action;
 pub const OLDEST: u32 = 1;
 
 /// With it came rules for releases ([`Action::SetReleaseRule`]).
-const RELEASES: u32 = 2;
+pub(crate) const RELEASES: u32 = 2;
+
+/// With it came log-ins of isolated HSMs ([`Action::MergeIsolated`]).
+pub(crate) const ISOLATED_LOGINS: u32 = 3;
 
 /// The newest version that this program knows.
-pub const NEWEST: u32 = RELEASES;
+pub const NEWEST: u32 = ISOLATED_LOGINS;
 
 /// The version that an action came with.
 pub fn since(action: &Action) -> u32 {
     match action {
         Action::SetReleaseRule { .. } => RELEASES,
+        Action::MergeIsolated { .. } => ISOLATED_LOGINS,
         _ => OLDEST,
     }
 }

@@ -10,7 +10,8 @@ use crate::cluster::ClusterRecord;
 use crate::command::SealedPayload;
 use crate::epoch::EpochRecord;
 use crate::hsm::Applied;
-use crate::ids::{AttemptId, Epoch, Index, NodeId, ObjectHandle, SessionId, Stamp, UserId};
+use crate::ids::{AttemptId, Epoch, HsmId, Index, NodeId, ObjectHandle, SessionId, Stamp, UserId};
+use crate::isolated::Merges;
 use crate::lingering::Lingering;
 use crate::object::Object;
 use crate::records::{AttemptRecord, Caller, Counters, SessionRecord, UnknownName, UserRecord};
@@ -101,6 +102,20 @@ impl<'a> Work<'a> {
         let mut lingering = self.state.lingering.clone().unwrap_or_default();
         change(&mut lingering);
         self.put(Row::Lingering, Some(&lingering));
+    }
+
+    /// Changes which log-ins of isolated HSMs are known.
+    pub(crate) fn merge(&mut self, change: impl FnOnce(&mut Merges)) {
+        let mut merges = self.state.merges.clone();
+        change(&mut merges);
+        self.put(Row::Merges, Some(&merges).filter(|merges| !merges.is_empty()));
+    }
+
+    /// The other HSMs are gone for good.
+    pub(crate) fn forget_merges(&mut self, keep: impl Fn(HsmId) -> bool) {
+        if !self.state.merges.is_empty() {
+            self.merge(|merges| merges.keep(keep));
+        }
     }
 
     pub(crate) fn put_epoch(&mut self, epoch: Epoch, record: Option<&EpochRecord>) {

@@ -265,7 +265,7 @@ impl Machine {
             self.faults.raise(Fault::NewerCommand { found, known });
             return Err(StorageFault::Stopped);
         }
-        let before = std::mem::replace(&mut *self.state.write(), hsm);
+        let before = self.state.write().replace(hsm);
         self.progress = progress;
         self.stamper.observe(self.progress.stamp);
         self.learn_history();

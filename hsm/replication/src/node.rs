@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hsm_core::audit::AuditRecord;
 use hsm_core::command::{Form, Origin, SealedPayload};
-use hsm_core::{Action, Index, ObjectHandle, Stamp};
+use hsm_core::{Action, Hsm, Index, ObjectHandle, Stamp};
 use hsm_crypto::StorageKey;
 use hsm_protocol::ErrorCode;
 use hsm_protocol::trace::Trace;
@@ -163,6 +163,12 @@ impl Node {
     /// The state as of the last applied command.
     pub fn read(&self) -> Reading<'_> {
         self.shared().state.read()
+    }
+
+    /// Changes what this HSM keeps beside the state, of log-ins while it is isolated (`hsm_core::isolated`). Commands wait
+    /// meanwhile, and the calling thread must hold no reading.
+    pub fn alone<T>(&self, change: impl FnOnce(&mut Hsm) -> T) -> T {
+        change(&mut self.shared().state.write())
     }
 
     /// The last applied command.

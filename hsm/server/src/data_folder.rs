@@ -99,6 +99,16 @@ impl DataFolder {
         self.path.join("master.seal.joining")
     }
 
+    /// Log-ins while this HSM was isolated, until the cluster knows of them.
+    pub fn isolated_journal(&self) -> PathBuf {
+        self.path.join("isolated.journal")
+    }
+
+    /// How far that was written.
+    pub fn isolated_mark(&self) -> PathBuf {
+        self.path.join("isolated.mark")
+    }
+
     /// Peer addresses of a cluster that this HSM is joining; there until it has joined.
     pub fn joining(&self) -> PathBuf {
         self.path.join("joining")

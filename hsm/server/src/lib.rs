@@ -20,6 +20,7 @@ mod formation;
 pub mod health;
 pub mod identity;
 pub mod installation;
+mod isolated_journal;
 mod joining;
 pub mod limits;
 pub mod listener;

@@ -196,6 +196,10 @@ pub const MOVE_REST: u32 = 3;
 /// How long an HSM that seals or opens something waits until it has the key of an epoch that has just begun.
 pub const EPOCH_WAIT: Duration = Duration::from_secs(2);
 
+/// Largest journal of log-ins while an HSM was isolated that is read, in bytes. By the core's bounds it has at most 1,024
+/// sessions in all (72 KiB), and 1,024 names and users in each of 64 parts (56 KiB each).
+pub const ISOLATED_JOURNAL_BYTES: u64 = 4 * 1024 * 1024;
+
 const _: () = assert!(MOVE_BYTES + 64 * 1024 <= hsm_replication::limits::ENTRY_BYTES);
 const _: () = assert!(EPOCH_AGAIN.as_nanos() < EPOCH_INTERVAL.as_nanos());
 const _: () = assert!(LATENCY_BOUNDS[LATENCY_BOUNDS.len() - 1] > 5_000_000_000);

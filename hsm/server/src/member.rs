@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hsm_core::command::Origin;
-use hsm_core::{Action, ClusterId, NodeId};
+use hsm_core::{Action, ClusterId, HsmId, NodeId};
 use hsm_crypto::{ClusterKeys, KeyRing, MasterKey, Module};
 use hsm_protocol::Lifecycle;
 use hsm_replication::{Node, OpenFault, Outcome};
@@ -17,11 +17,12 @@ use zeroize::Zeroizing;
 
 use crate::ceremony::CeremonyKey;
 use crate::data_folder::DataFolder;
-use crate::dispatch::{Effects, Service, ServiceParts};
+use crate::dispatch::{Desk, Effects, Service, ServiceParts};
 use crate::doors::Doors;
 use crate::epochs::{Epochs, Tending};
 use crate::exit::Fault;
 use crate::identity::Identity;
+use crate::isolated_journal::Journal;
 use crate::masters::Masters;
 use crate::metrics::Metrics;
 use crate::node_watch::{self, Watch};
@@ -236,6 +237,16 @@ impl Member {
             Outcome::Unknown => tracing::debug!("whether sessions were expired is unknown; the next round will"),
         };
         self.node.propose(NOBODY, Action::ExpireSessions, Box::new(done));
+    }
+
+    /// Tells the cluster who logged in here while this HSM was isolated, if it is heard again. Does not wait for it.
+    pub fn settle_isolated(&self) {
+        self.serving.iter().for_each(|serving| serving.service.settle_isolated());
+    }
+
+    /// Size of the journal of such log-ins, in bytes.
+    pub fn isolated_journal_bytes(&self) -> u64 {
+        self.serving.as_ref().map_or(0, |serving| serving.service.desk().journal_bytes())
     }
 
     /// The cluster master key may have a new epoch, or the one before may be over: it is looked at. Does not wait.
@@ -459,6 +470,7 @@ impl Serving {
             effects,
             hsm: surroundings.hsm,
             address: formation::own_record(surroundings, None).client_address,
+            desk: Desk::new(open_journal(surroundings, node, &keys)),
         };
         let service = Service::new(parts).map_err(|error| stopped(&error))?;
         let tending = Tending::start(epochs, Arc::clone(&service)).map_err(|error| stopped(&error))?;
@@ -466,9 +478,25 @@ impl Serving {
     }
 }
 
+/// The journal of log-ins while this HSM was isolated; `None` when it cannot be used, which is no reason not to serve.
+fn open_journal(surroundings: &Arc<Surroundings>, node: &Node, keys: &Arc<KeyRing>) -> Option<Journal> {
+    match Journal::open(surroundings, keys) {
+        Ok((journal, logins)) => {
+            node.alone(|hsm| hsm.open_isolated(HsmId(surroundings.hsm), logins));
+            Some(journal)
+        }
+        Err(fault) => {
+            tracing::error!(%fault, "the journal of log-ins while this HSM was isolated cannot be used");
+            None
+        }
+    }
+}
+
 fn destroy_seal(folder: &DataFolder) -> Result<(), Fault> {
     folder.destroy(&folder.seal())?;
     folder.destroy(&folder.seal_before())?;
+    folder.remove(&folder.isolated_journal())?;
+    folder.remove(&folder.isolated_mark())?;
     folder.destroy(&folder.root_key())?;
     folder.remove(&folder.identity())
 }

@@ -31,6 +31,8 @@ pub struct Metrics {
     connections_refused: AtomicU64,
     handshakes_failed: AtomicU64,
     proposals: AtomicU64,
+    isolated_logins: AtomicU64,
+    isolated_failures: AtomicU64,
     samples: rates::Samples,
 }
 
@@ -92,6 +94,8 @@ impl Metrics {
             connections_refused: zero(),
             handshakes_failed: zero(),
             proposals: zero(),
+            isolated_logins: zero(),
+            isolated_failures: zero(),
             samples: rates::Samples::default(),
         }
     }
@@ -132,6 +136,22 @@ impl Metrics {
     /// A command was proposed to the log.
     pub fn proposal(&self) {
         self.proposals.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A crypto user logged in while this HSM was isolated.
+    pub fn isolated_login(&self) {
+        self.isolated_logins.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A password was wrong while this HSM was isolated.
+    pub fn isolated_failure(&self) {
+        self.isolated_failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Log-ins while this HSM was isolated: those that succeeded, and wrong passwords.
+    pub fn isolated(&self) -> (u64, u64) {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (load(&self.isolated_logins), load(&self.isolated_failures))
     }
 
     /// Connections that are open now.

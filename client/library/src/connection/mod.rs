@@ -246,6 +246,9 @@ impl Connection {
                     if reply.exchange {
                         self.exchange_objects(login, &reply, trace, patience, note)?;
                     }
+                    if !reply.isolated {
+                        login.note_merged();
+                    }
                     Ok(reply)
                 }
                 _ => Err(self.broken_answer()),

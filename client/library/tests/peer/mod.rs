@@ -65,6 +65,8 @@ pub(crate) struct World {
     pub(crate) streams: Mutex<HashMap<(u64, u64), PeerStream>>,
     /// Whether a token is exchanged when it is shown, and is void from then on.
     pub(crate) exchanges_tokens: AtomicBool,
+    /// Sessions that one HSM alone knows: token → that HSM.
+    pub(crate) alone: Mutex<HashMap<Vec<u8>, [u8; 16]>>,
     script: Mutex<Script>,
 }
 
@@ -91,6 +93,8 @@ pub(crate) struct Face {
     pub(crate) refuses: AtomicU32,
     /// Milliseconds that cryptography takes.
     pub(crate) takes: AtomicU64,
+    /// Takes logins alone, and only those that say that nobody else does.
+    pub(crate) isolated: AtomicBool,
     /// Cryptography that it did.
     pub(crate) served: AtomicU64,
     /// When connections came.
@@ -107,6 +111,7 @@ impl Face {
             stuck_at: AtomicU64::new(0),
             refuses: AtomicU32::new(0),
             takes: AtomicU64::new(0),
+            isolated: AtomicBool::new(false),
             served: AtomicU64::new(0),
             arrivals: Mutex::default(),
         })
@@ -156,6 +161,7 @@ impl World {
             roster_questions: AtomicU64::new(0),
             streams: Mutex::default(),
             exchanges_tokens: AtomicBool::new(false),
+            alone: Mutex::default(),
             script: Mutex::new(Box::new(script)),
         })
     }
@@ -181,22 +187,35 @@ impl World {
         })
     }
 
-    fn log_in(&self, login: wire::Login) -> reply::Body {
+    fn log_in(&self, face: &Face, login: wire::Login) -> reply::Body {
+        let alone = face.isolated.load(Ordering::Relaxed);
+        if alone && !login.isolated {
+            return failure(ErrorCode::Isolated);
+        }
         if login.password != b"password" {
             return failure(ErrorCode::LoginRefused);
         }
         let number = self.index.fetch_add(1, Ordering::Relaxed);
         let token = format!("token {number}").into_bytes();
         self.sessions.lock().unwrap().insert(token.clone(), login.session_public_key);
+        let mut isolated_at = Vec::new();
+        if alone {
+            isolated_at = face.hsm.to_vec();
+            self.alone.lock().unwrap().insert(token.clone(), face.hsm);
+        }
         let expires_at = 4_000_000_000_000;
-        reply::Body::Login(wire::LoginReply { token, session: vec![5; 16], expires_at })
+        reply::Body::Login(wire::LoginReply { token, session: vec![5; 16], expires_at, isolated_at })
     }
 
-    fn attach(&self, link: &mut Link, attach: wire::Attach) -> reply::Body {
+    fn attach(&self, face: &Face, link: &mut Link, attach: wire::Attach) -> reply::Body {
         self.attaches.fetch_add(1, Ordering::Relaxed);
         let Some(key) = self.sessions.lock().unwrap().get(&attach.token).cloned() else {
             return failure(ErrorCode::TokenRefused);
         };
+        let home = self.alone.lock().unwrap().get(&attach.token).copied();
+        if home.is_some_and(|home| home != face.hsm) {
+            return failure(ErrorCode::NotLoggedIn);
+        }
         let statement = attach_statement(&link.binding, &attach.token);
         let key = aws_lc_rs::signature::UnparsedPublicKey::new(&aws_lc_rs::signature::ED25519, key);
         if key.verify(&statement, &attach.proof).is_err() {
@@ -211,7 +230,13 @@ impl World {
         }
         link.sessions.push(if token.is_empty() { attach.token } else { token.clone() });
         let session = u32::try_from(link.sessions.len()).unwrap();
-        reply::Body::Attach(wire::AttachReply { session, expires_at: 4_000_000_000_000, token, ..Default::default() })
+        reply::Body::Attach(wire::AttachReply {
+            session,
+            expires_at: 4_000_000_000_000,
+            token,
+            isolated: home.is_some(),
+            ..Default::default()
+        })
     }
 
     fn stream(&self, link: &Link, message: wire::Stream) -> reply::Body {
@@ -267,8 +292,8 @@ impl World {
                     ..Default::default()
                 })
             }
-            Some(request::Body::Login(login)) => self.log_in(login),
-            Some(request::Body::Attach(attach)) => self.attach(link, attach),
+            Some(request::Body::Login(login)) => self.log_in(face, login),
+            Some(request::Body::Attach(attach)) => self.attach(face, link, attach),
             Some(request::Body::Logout(_)) => {
                 self.sessions.lock().unwrap().remove(&token.unwrap_or_default());
                 reply::Body::Done(wire::Done::default())

@@ -116,6 +116,7 @@ pub(super) fn begin_incarnation(
     let admitted_at = known.admitted_at;
     work.state.members.keys().for_each(|&other| work.put_member(other, None));
     work.put_member(node, Some(&MemberRecord { admitted_at, ..member.clone() }));
+    work.forget_merges(|hsm| hsm == member.hsm);
     work.state.sessions.keys().for_each(|&session| work.end_session(session));
     work.state.attempts.keys().for_each(|&attempt| work.put_attempt(attempt, None));
     work.effect(Effect::RosterChanged);

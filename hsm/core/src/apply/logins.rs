@@ -112,7 +112,7 @@ fn count_for_nobody(work: &mut Work<'_>, name: &UserName, role: Role, open: u32)
 
 /// Locked once more than [`WRONG_PASSWORDS`] failed. While that hangs on attempts under way, which may all be right (many
 /// processes that start at once), the answer is to come again.
-fn refuse_when_locked(failures: u32, open: u32) -> Result<(), Refusal> {
+pub(crate) fn refuse_when_locked(failures: u32, open: u32) -> Result<(), Refusal> {
     if failures <= WRONG_PASSWORDS {
         return Ok(());
     }

@@ -162,6 +162,7 @@ pub(super) fn remove(work: &mut Work<'_>, caller: Caller, hsm: HsmId) -> Answer 
         work.put_cluster(ClusterRecord { epoch_due: true, ..cluster.clone() });
     }
     work.put_member(node, None);
+    work.forget_merges(|other| other != hsm);
     work.effect(Effect::RosterChanged);
     Ok(Response::Done)
 }

@@ -7,6 +7,7 @@ use crate::audit::Event;
 use crate::change::Response;
 use crate::command::NewSession;
 use crate::ids::{SessionId, Stamp, UserId};
+use crate::isolated::IsolatedSession;
 use crate::limits::{EXPIRIES_PER_COMMAND, SESSION_IDLE_SHARE, SESSION_MILLISECONDS, SESSIONS, SESSIONS_PER_USER};
 use crate::records::{Caller, SessionRecord, UserRecord};
 use crate::refusal::Refusal;
@@ -47,6 +48,43 @@ pub(super) fn open(work: &mut Work<'_>, user: UserId, record: &UserRecord, new: 
     Ok(())
 }
 
+/// Takes over a session that an isolated HSM opened, after so many of the same command. It counts as renewed when it was
+/// opened: its token is of that time's epoch.
+pub(super) fn adopt(
+    work: &mut Work<'_>,
+    user: &UserRecord,
+    session: SessionId,
+    isolated: &IsolatedSession,
+    opened: usize,
+) -> Result<(), Refusal> {
+    let state = work.state;
+    if !user.enabled {
+        return Err(ErrorCode::UserDisabled.into());
+    }
+    if state.sessions.contains_key(&session) {
+        return Err(ErrorCode::TokenRefused.into());
+    }
+    let own = state.sessions_of.get(&isolated.user).map_or(0, |own| own.len());
+    if own + opened >= SESSIONS_PER_USER || state.sessions.len() + opened >= SESSIONS {
+        return Err(ErrorCode::SessionLimit.into());
+    }
+    if isolated.expires_at <= work.stamp {
+        return Err(ErrorCode::NotLoggedIn.into());
+    }
+    let record = SessionRecord {
+        user: isolated.user,
+        role: user.role,
+        generation: user.generation,
+        public_key: isolated.public_key,
+        renewed_at: isolated.opened_at.min(work.stamp),
+        expires_at: bounded_expiry(work.stamp, isolated.expires_at)?,
+        lowest_unanswered: 0,
+        results: Default::default(),
+    };
+    work.put_session(session, record);
+    Ok(())
+}
+
 /// Moves the expiry; never to an earlier time, and never beyond the longest life from now.
 pub(super) fn renew(work: &mut Work<'_>, session: SessionId, expires_at: Stamp) -> Answer {
     work.state.caller(session, Some(work.stamp))?;
@@ -80,7 +118,7 @@ pub(super) fn expire(work: &mut Work<'_>) -> Response {
     Response::Done
 }
 
-fn bounded_expiry(now: Stamp, wanted: Stamp) -> Result<Stamp, Refusal> {
+pub(crate) fn bounded_expiry(now: Stamp, wanted: Stamp) -> Result<Stamp, Refusal> {
     if wanted <= now {
         return Err(ErrorCode::Malformed.into());
     }

@@ -4,6 +4,7 @@
 
 mod audit;
 mod epochs;
+mod isolated;
 mod keys;
 mod logins;
 mod objects;

@@ -91,6 +91,7 @@ const COUNTERS: u8 = 6;
 const MEMBER: u8 = 7;
 const EPOCH: u8 = 8;
 const LINGERING: u8 = 9;
+const MERGES: u8 = 10;
 /// Far above the others, so that new kinds of rows that are kept in memory find room before it.
 const PAYLOAD: u8 = 0xf0;
 
@@ -110,6 +111,7 @@ pub(crate) fn state_key(row: &Row) -> Vec<u8> {
         Row::Session(session) => with(SESSION, &session.0),
         Row::Object(handle) => with(OBJECT, &handle.0.to_be_bytes()),
         Row::Lingering => vec![LINGERING],
+        Row::Merges => vec![MERGES],
         Row::Payload(handle) => with(PAYLOAD, &handle.0.to_be_bytes()),
     }
 }
@@ -122,6 +124,7 @@ pub(crate) fn state_row(key: &[u8]) -> Option<Row> {
         CLUSTER if name.is_empty() => Some(Row::Cluster),
         COUNTERS if name.is_empty() => Some(Row::Counters),
         LINGERING if name.is_empty() => Some(Row::Lingering),
+        MERGES if name.is_empty() => Some(Row::Merges),
         MEMBER => Some(Row::Member(hsm_core::NodeId(number()?))),
         EPOCH => Some(Row::Epoch(hsm_core::Epoch(name.try_into().ok().map(u32::from_be_bytes)?))),
         USER => Some(Row::User(UserId(number()?))),
@@ -148,6 +151,7 @@ mod tests {
             Row::Cluster,
             Row::Counters,
             Row::Lingering,
+            Row::Merges,
             Row::User(UserId(7)),
             Row::Epoch(hsm_core::Epoch(2)),
             Row::Member(hsm_core::NodeId(u64::MAX)),

@@ -310,6 +310,10 @@ impl Change {
     }
 
     fn propose(mut self, action: Action, then: Then) {
+        if let Err(failure) = self.late.call().check_merged() {
+            let applied = self.late.service.node().applied();
+            return self.late.answer_by_courier(applied, Err(failure));
+        }
         self.barrier = barrier::follows(&action);
         let service = Arc::clone(&self.late.service);
         service.metrics().proposal();

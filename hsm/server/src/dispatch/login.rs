@@ -14,11 +14,13 @@ use hsm_crypto::{TokenClaims, password};
 use hsm_protocol::session::{SESSION_KEY_BYTES, attach_statement};
 use hsm_protocol::wire::reply::Body;
 use hsm_protocol::{ErrorCode, Role, UserName, wire};
+use hsm_replication::Serving;
 
 use super::call::{Answered, Call, Effort, Made, Result};
 use super::caller::Attachment;
 use super::failure::Failure;
-use super::limits::LOGIN_LOG_TIME;
+use super::isolated;
+use super::limits::{BUSY_RETRY, LOGIN_LOG_TIME};
 use super::passwords::Password;
 use crate::connection::facts;
 
@@ -36,6 +38,7 @@ pub(super) fn log_in(call: &Call<'_>, message: wire::Login) -> Result<Answered> 
     if !matches!(role, Role::CryptoUser | Role::Admin) {
         return Err(ErrorCode::LoginRefused.into());
     }
+    let alone = logs_in_alone(call, role, message.isolated)?;
     check_rate(call)?;
     // A name that breaks the rules belongs to nobody, which everybody may know.
     let name = UserName::new(&message.user).map_err(|_| ErrorCode::LoginRefused)?;
@@ -43,15 +46,36 @@ pub(super) fn log_in(call: &Call<'_>, message: wire::Login) -> Result<Answered> 
         let session = SessionId(call.service.module().random_bytes()?);
         let expires_at = Stamp(call.service.node().now().0 + SESSION_MILLISECONDS);
         let new = NewSession { session, public_key, expires_at };
-        let user = prove_password(call, &name, role, &password, Some(new))?;
+        let user = match alone {
+            true => isolated::prove_password(call, &name, &password, Some(new))?,
+            false => prove_password(call, &name, role, &password, Some(new))?,
+        };
         let incarnation =
             call.service.node().read().cluster().map(|cluster| cluster.incarnation).ok_or(ErrorCode::NotReady)?;
         let claims = TokenClaims { incarnation, session, user, role };
         // A token of the epoch before would be void before its session is: the log has that session as one of this epoch.
         call.wait_for_epoch()?;
         let token = call.service.keys().seal_token(call.service.module(), &claims)?;
-        Ok(Body::Login(wire::LoginReply { token, session: session.0.to_vec(), expires_at: expires_at.0 }))
+        let session = session.0.to_vec();
+        let isolated_at = if alone { call.service.hsm().to_vec() } else { Vec::new() };
+        Ok(Body::Login(wire::LoginReply { token, session, expires_at: expires_at.0, isolated_at }))
     })
+}
+
+/// Whether the log-in is to be counted on this HSM alone, because it is isolated. `is_last`: the library has asked the
+/// others before.
+///
+/// # Errors
+/// [`ErrorCode::Isolated`] for a library that has not.
+pub(super) fn logs_in_alone(call: &Call<'_>, role: Role, is_last: bool) -> Result<bool> {
+    let node = call.service.node();
+    let is_isolated = matches!(node.serving(), Serving::Isolated { .. });
+    let may = role == Role::CryptoUser && call.service.desk().is_usable() && node.read().may_log_in_isolated();
+    match is_isolated && may {
+        true if is_last => Ok(true),
+        true => Err(Failure { code: ErrorCode::Isolated, subject: 0, retry_after: BUSY_RETRY }),
+        false => Ok(false),
+    }
 }
 
 /// Takes a token of the source's rate limit.
@@ -61,7 +85,7 @@ pub(super) fn check_rate(call: &Call<'_>) -> Result<()> {
     })
 }
 
-fn login_origin(call: &Call<'_>) -> facts::Origin {
+pub(super) fn login_origin(call: &Call<'_>) -> facts::Origin {
     facts::Origin::of(call.connection.link().peer().source())
 }
 
@@ -137,13 +161,13 @@ pub(super) fn attach(call: &Call<'_>, message: &wire::Attach) -> Result<Answered
     }
     let opened = call.service.keys().open_token(&message.token).map_err(|_| ErrorCode::TokenRefused)?;
     let claims = opened.content;
-    let view = {
+    let (view, alone) = {
         let state = node.read();
         let cluster = state.cluster().ok_or(ErrorCode::NotReady)?;
         if cluster.incarnation != claims.incarnation {
             return Err(ErrorCode::OtherIncarnation.into());
         }
-        state.session(claims.session, node.now())?
+        (state.session(claims.session, node.now())?, state.is_isolated_session(claims.session))
     };
     let Actor::Session { session, user, role } = view.actor else {
         return Err(ErrorCode::TokenRefused.into());
@@ -163,6 +187,10 @@ pub(super) fn attach(call: &Call<'_>, message: &wire::Attach) -> Result<Answered
         return Err(ErrorCode::TokenRefused.into());
     }
     let index = call.connection.attach(Attachment { session, actor: view.actor })?;
+    if alone {
+        // The log knows of no session that could be renewed.
+        return Ok(Answered::Now(attached(index, view.expires_at, Vec::new(), true)));
+    }
     if !opened.is_present && message.holds_objects {
         // The session objects first: the key that opens them may go once the login holds no token of its epoch.
         let reply =
@@ -171,13 +199,13 @@ pub(super) fn attach(call: &Call<'_>, message: &wire::Attach) -> Result<Answered
     }
     let left = view.expires_at.0.saturating_sub(node.now().0);
     if opened.is_present && left > SESSION_MILLISECONDS / SESSION_IDLE_SHARE {
-        return Ok(Answered::Now(attached(index, view.expires_at, Vec::new())));
+        return Ok(Answered::Now(attached(index, view.expires_at, Vec::new(), false)));
     }
-    renew(call, claims, move |expires_at, token| attached(index, expires_at, token))
+    renew(call, claims, move |expires_at, token| attached(index, expires_at, token, false))
 }
 
-fn attached(index: u32, expires_at: Stamp, token: Vec<u8>) -> Body {
-    Body::Attach(wire::AttachReply { session: index, expires_at: expires_at.0, token, exchange: false })
+fn attached(index: u32, expires_at: Stamp, token: Vec<u8>, isolated: bool) -> Body {
+    Body::Attach(wire::AttachReply { session: index, expires_at: expires_at.0, token, exchange: false, isolated })
 }
 
 /// Moves the expiry of a session that its owner has just proven to use, and exchanges its token: only the present epoch's
@@ -211,6 +239,9 @@ pub(super) fn renew(
 /// Ends the login of this request: everywhere, and for ever.
 pub(super) fn log_out(call: &Call<'_>) -> Result<Answered> {
     let session = call.session()?;
+    if let Some(ended) = isolated::log_out(call, session) {
+        return ended.map(|()| Answered::Now(Body::Done(wire::Done::default())));
+    }
     call.change(
         Effort::Short,
         Box::new(move |_| {

@@ -91,6 +91,7 @@ pub(super) fn list(call: &Call<'_>) -> Result<Answered> {
     state.needs(&call.actor, Request::ShowCluster)?;
     let Some(cluster) = state.cluster() else { return Err(ErrorCode::NotReady.into()) };
     let (serving, isolated_milliseconds) = serving_state(status.serving);
+    let isolated = state.isolated_counts();
     let (rates_over, rates) = call.service.metrics().rates(Instant::now());
     let record = state.epoch_record();
     let reply = wire::ListMembersReply {
@@ -109,6 +110,9 @@ pub(super) fn list(call: &Call<'_>) -> Result<Answered> {
         state_version: state.version(),
         rates: rates.iter().map(rate_message).collect(),
         rates_milliseconds: u64::try_from(rates_over.as_millis()).unwrap_or(u64::MAX),
+        isolated_sessions: isolated.sessions,
+        isolated_attempts: isolated.attempts,
+        isolated_logins_refused: !call.service.desk().is_usable(),
     };
     Ok(Answered::Now(Body::ListMembers(reply)))
 }

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 
 use super::caller::{Caller, Connection};
 use super::guesses::Guesses;
+use super::isolated::Desk;
 use super::key_cache::KeyCache;
 use super::label::Lines;
 use super::limits::{COMPUTE_QUEUE, PASSWORD_QUEUE, PASSWORD_THREADS};
@@ -43,6 +44,8 @@ pub struct ServiceParts {
     pub hsm: [u8; 16],
     /// Address under which clients reach this HSM, as the roster shows it.
     pub address: String,
+    /// Log-ins while this HSM is isolated.
+    pub(crate) desk: Desk,
 }
 
 /// Runs requests. One per process; every connection's thread works in it.
@@ -66,6 +69,7 @@ pub struct Service {
     mechanisms: OnceLock<wire::ListMechanismsReply>,
     roster: Roster,
     lines: Lines,
+    desk: Desk,
 }
 
 impl Service {
@@ -74,7 +78,7 @@ impl Service {
     /// # Errors
     /// When the system refuses a thread or a descriptor.
     pub fn new(parts: ServiceParts) -> std::io::Result<Arc<Self>> {
-        let ServiceParts { node, module, keys, metrics, effects, hsm, address } = parts;
+        let ServiceParts { node, module, keys, metrics, effects, hsm, address, desk } = parts;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let service = Arc::new(Self {
             node,
@@ -96,6 +100,7 @@ impl Service {
             mechanisms: OnceLock::new(),
             roster: Roster::default(),
             lines: Lines::default(),
+            desk,
         });
         effects.attach(&service);
         Ok(service)
@@ -155,7 +160,7 @@ impl Service {
         self.connections.lock().values().filter_map(Weak::upgrade).collect()
     }
 
-    fn close_sessions(&self, sessions: &[SessionId]) {
+    pub(super) fn close_sessions(&self, sessions: &[SessionId]) {
         for session in sessions {
             self.session_objects.forget_session(*session);
         }
@@ -237,6 +242,10 @@ impl Service {
     /// How much of requests may be logged unasked.
     pub(crate) fn lines(&self) -> &Lines {
         &self.lines
+    }
+
+    pub(crate) fn desk(&self) -> &Desk {
+        &self.desk
     }
 
     pub(crate) fn roster(&self) -> &Roster {

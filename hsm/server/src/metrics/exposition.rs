@@ -65,6 +65,10 @@ pub struct ClusterView {
     pub serving: wire::ServingState,
     /// For how many milliseconds it has heard from no majority.
     pub isolated_milliseconds: u64,
+    /// Log-ins that only this HSM knows: sessions, and attempts that failed.
+    pub isolated: hsm_core::IsolatedCounts,
+    /// Size of their journal, in bytes.
+    pub isolated_journal_bytes: u64,
 }
 
 /// The page `/metrics`.
@@ -104,6 +108,10 @@ impl Page {
         self.one("kagimori_log_queue", "gauge", "Commands that wait for an entry of the log", of.queued)?;
         self.one("kagimori_log_flushes_total", "counter", "Entries of the log made durable", of.flushes)?;
         self.one("kagimori_log_commands_total", "counter", "Commands in these entries", of.flushed_commands)?;
+        let (logins, failures) = metrics.isolated();
+        self.head("kagimori_isolated_logins_total", "counter", "Log-ins of crypto users while this HSM was isolated")?;
+        writeln!(self.0, "kagimori_isolated_logins_total{{result=\"done\"}} {logins}")?;
+        writeln!(self.0, "kagimori_isolated_logins_total{{result=\"refused\"}} {failures}")?;
         self.one("kagimori_proposals_total", "counter", "Commands proposed to the log", metrics.proposals())?;
         let refused = metrics.connections_refused();
         self.one("kagimori_connections_refused_total", "counter", "Connections closed at a limit", refused)?;
@@ -145,6 +153,12 @@ impl Page {
         }
         let isolated = seconds(of.isolated_milliseconds.saturating_mul(1_000_000));
         self.one("kagimori_isolated_seconds", "gauge", "Time since a majority was heard; 0 with a lease", isolated)?;
+        let waiting = "Sessions and wrong passwords of isolation that the cluster is not told yet";
+        self.head("kagimori_isolated_waiting", "gauge", waiting)?;
+        writeln!(self.0, "kagimori_isolated_waiting{{of=\"sessions\"}} {}", of.isolated.sessions)?;
+        writeln!(self.0, "kagimori_isolated_waiting{{of=\"attempts\"}} {}", of.isolated.attempts)?;
+        let bytes = of.isolated_journal_bytes;
+        self.one("kagimori_isolated_journal_bytes", "gauge", "Size of the journal of log-ins in isolation", bytes)?;
         if let Some(left) = of.lease_milliseconds {
             self.one("kagimori_lease_seconds", "gauge", "What is left of the lease", seconds(left * 1_000_000))?;
         }

@@ -116,6 +116,7 @@ impl Process {
         member.announce();
         member.look_at_epochs();
         member.raise_version();
+        member.settle_isolated();
         member.open_doors()?;
         if member.follow_roster() { Ok(()) } else { self.depart(&member) }
     }

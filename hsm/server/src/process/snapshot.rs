@@ -60,5 +60,7 @@ fn cluster(member: &Member, status: &hsm_replication::Status, hsm: [u8; 16]) -> 
         lease_milliseconds: status.lease_milliseconds_left,
         serving,
         isolated_milliseconds,
+        isolated: state.isolated_counts(),
+        isolated_journal_bytes: member.isolated_journal_bytes(),
     }
 }

@@ -10,6 +10,7 @@ mod epochs;
 mod full_disk;
 mod guesses;
 mod health;
+mod isolated_logins;
 mod isolation;
 mod largest;
 mod management;

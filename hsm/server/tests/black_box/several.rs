@@ -111,6 +111,16 @@ impl Cluster {
         configuration
     }
 
+    /// A client that is configured with these HSMs' addresses, whether they run or not.
+    pub(crate) fn client_of_addresses(&self, hsms: &[usize], call_timeout: Duration) -> Client {
+        let mut configuration = ClusterConfiguration::new("test");
+        let addresses = hsms.iter().map(|&at| SocketAddr::from((self.addresses[at].ip(), CLIENT_PORT)).to_string());
+        configuration.addresses = addresses.collect();
+        configuration.trust_anchor = Some(self.hsms[0].path("customerCA.crt"));
+        configuration.call_timeout = call_timeout;
+        Client::new(configuration)
+    }
+
     /// A client that can reach this HSM and no other one, and gives a call up after that time.
     pub(crate) fn bound_client(&self, at: usize, call_timeout: Duration) -> Client {
         let mut configuration = ClusterConfiguration::new("bound");

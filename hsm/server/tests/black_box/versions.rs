@@ -68,7 +68,8 @@ fn an_hsm_that_is_too_old_is_refused_by_name_when_it_joins() {
     let mut cluster = Cluster::of(1);
     cluster.start(&["--newest-state", "1"]);
     let said = cluster.hsms[1].refused(&["join", "--member", &cluster.addresses[0].to_string()]);
-    assert!(said.contains("version 2 of commands") && said.contains("update this HSM"), "{said}");
+    let needed = format!("version {NEWEST} of commands");
+    assert!(said.contains(&needed) && said.contains("update this HSM"), "{said}");
     let name = cluster.hsms[1].status()["hsm"].as_str().unwrap().to_owned();
     let log = cluster.hsms[0].log();
     assert!(log.lines().any(|line| line.contains("was refused") && line.contains(&name)), "{log}");

@@ -20,7 +20,7 @@ use hsm_replication::{Node, Settings};
 use prost::Message;
 
 use crate::connection::serve_unix;
-use crate::dispatch::{Effects, Service, ServiceParts};
+use crate::dispatch::{Desk, Effects, Service, ServiceParts};
 use crate::metrics::Metrics;
 use crate::peer::{Peer, PeerCredentials, Source};
 
@@ -71,6 +71,7 @@ impl Hsm {
         let installed = node.propose_and_wait(nobody, install, Duration::from_secs(10));
         installed.into_result().map(|_| ()).unwrap();
         let parts = ServiceParts {
+            desk: Desk::new(None),
             node: Arc::clone(&node),
             module,
             keys,
@@ -233,6 +234,7 @@ impl Client {
         seed[..8].copy_from_slice(&SEEDS.fetch_add(1, Ordering::Relaxed).to_be_bytes());
         let key = Ed25519KeyPair::from_seed_unchecked(&seed).unwrap();
         let body = self.call(request::Body::Login(wire::Login {
+            isolated: false,
             user: name.into(),
             role: role as u32,
             password: password.to_vec(),
