@@ -48,7 +48,8 @@ pub(crate) struct Trial<'a> {
     reach: Duration,
     effect: Effect,
     failures: u32,
-    attached_again: bool,
+    /// How often the login was attached again at the HSM that is asked now.
+    attached_again: usize,
     /// Members that did not serve this call, until all have been tried.
     avoid: Vec<Arc<Member>>,
     /// An HSM was lost that may have done it.
@@ -70,7 +71,7 @@ impl<'a> Trial<'a> {
             reach: patience,
             effect,
             failures: 0,
-            attached_again: false,
+            attached_again: 0,
             avoid: all_but_home(cluster, login),
             perhaps_done: None,
             after_loss: false,
@@ -170,15 +171,18 @@ impl<'a> Trial<'a> {
             ErrorCode::NotLoggedIn if self.is_away_from_home(route) => {
                 if self.turn_away(route) || self.pause(Duration::ZERO) { Ok(()) } else { Err(refused) }
             }
-            ErrorCode::NotLoggedIn if !self.attached_again => match self.login {
-                Some(login) => {
-                    // Refused before anything was done: perhaps the HSM has forgotten the index.
-                    self.attached_again = true;
-                    route.connection.detach(login);
-                    Ok(())
+            ErrorCode::NotLoggedIn if self.attached_again < self.cluster.configuration().connections => {
+                match self.login {
+                    Some(login) => {
+                        // Refused before anything was done: perhaps the HSM has forgotten the index. It forgets those of all
+                        // connections when a new epoch begins, and the next attempt may take another one.
+                        self.attached_again += 1;
+                        route.connection.detach(login);
+                        Ok(())
+                    }
+                    None => Err(refused),
                 }
-                None => Err(refused),
-            },
+            }
             ErrorCode::Isolated if !self.with.isolated => {
                 // Others are asked first, also those that only this HSM knows; if there are none, it may take a login alone.
                 self.with.isolated = !self.turn_away(route) && !self.turn_to_unknown(route);
@@ -260,7 +264,7 @@ impl<'a> Trial<'a> {
             return false;
         }
         self.avoid.push(Arc::clone(&route.member));
-        self.attached_again = false;
+        self.attached_again = 0;
         let other = pool.has_other(&self.avoid);
         if !other {
             self.avoid = all_but_home(self.cluster, self.login);

@@ -138,8 +138,10 @@ pub(crate) fn first_answer(state: &State, origin: &Origin) -> Option<Answer> {
     if origin.sequence < session.lowest_unanswered {
         return Some(Err(ErrorCode::SequencePassed.into()));
     }
-    let remain = session.results.range(lowest_unanswered(session, origin)..).count();
-    (remain >= RESULTS_PER_SESSION).then(|| Err(ErrorCode::Busy.into()))
+    let lowest = lowest_unanswered(session, origin);
+    let remain = session.results.range(lowest..).count();
+    // The lowest one is never refused for this: until it is answered, no result can go and none of the others is taken.
+    (remain >= RESULTS_PER_SESSION && origin.sequence > lowest).then(|| Err(ErrorCode::Busy.into()))
 }
 
 /// Numbers below this one were answered. The call itself was not, whatever it says.

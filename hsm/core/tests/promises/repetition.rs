@@ -81,6 +81,21 @@ fn results_that_wait_for_confirmation_are_bounded() {
 }
 
 #[test]
+fn a_call_that_all_others_overtook_is_done_and_they_go_on() {
+    let (mut world, admin, ..) = World::with_users(false);
+    let limit = hsm_core::limits::RESULTS_PER_SESSION as u64;
+    // The first one was on an HSM that was cut off.
+    for sequence in 2..=limit + 1 {
+        world.refused(numbered(admin, sequence, 1), create_user("alice", Role::CryptoUser));
+    }
+    let carol = create_user("carol", Role::CryptoUser);
+    assert_eq!(world.refused(numbered(admin, limit + 2, 1), carol.clone()), ErrorCode::Busy);
+    world.must(numbered(admin, 1, 1), carol.clone());
+    world.must(numbered(admin, 1, 1), carol);
+    world.must(numbered(admin, limit + 2, limit + 2), create_user("dave", Role::CryptoUser));
+}
+
+#[test]
 fn the_sessions_of_others_have_numbers_of_their_own() {
     let (mut world, _, alice, bob) = World::with_users(false);
     let (of_alice, of_bob) = (new_key(&mut world, alice), new_key(&mut world, bob));

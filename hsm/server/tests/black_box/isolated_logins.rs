@@ -159,6 +159,27 @@ fn six_wrong_passwords_in_isolation_lock_the_user_there_and_then_everywhere_and_
 /// Makes a file something else; `None` removes it.
 type Damage = fn(&[u8]) -> Option<Vec<u8>>;
 
+/// Writes a file, or takes it away.
+fn put(path: &Path, octets: Option<Vec<u8>>) {
+    match octets {
+        Some(octets) => std::fs::write(path, octets).unwrap(),
+        None => std::fs::remove_file(path).unwrap(),
+    }
+}
+
+const DAMAGES: [(&str, Damage); 6] = [
+    ("an edited octet", |octets| {
+        let mut edited = octets.to_vec();
+        *edited.last_mut()? ^= 1;
+        Some(edited)
+    }),
+    ("a truncated one", |octets| Some(octets[..octets.len() - 9].to_vec())),
+    ("an empty one", |_| Some(Vec::new())),
+    ("another format", |octets| Some([&[9], &octets[1..]].concat())),
+    ("a huge one", |_| Some(vec![1; 5 * 1024 * 1024])),
+    ("none", |_| None),
+];
+
 #[test]
 fn a_journal_that_was_edited_cut_put_back_or_taken_away_is_named_and_stops_such_log_ins_but_no_signing() {
     let mut alone = Alone::new();
@@ -168,22 +189,6 @@ fn a_journal_that_was_edited_cut_put_back_or_taken_away_is_named_and_stops_such_
     alone.cluster.hsms[2].kill();
     let (journal, mark) = (alone.file(JOURNAL), alone.file(MARK));
     let files = [std::fs::read(&journal).unwrap(), std::fs::read(&mark).unwrap()];
-    let put = |path: &Path, octets: Option<Vec<u8>>| match octets {
-        Some(octets) => std::fs::write(path, octets).unwrap(),
-        None => std::fs::remove_file(path).unwrap(),
-    };
-    let damages: [(&str, Damage); 6] = [
-        ("an edited octet", |octets| {
-            let mut edited = octets.to_vec();
-            *edited.last_mut()? ^= 1;
-            Some(edited)
-        }),
-        ("a truncated one", |octets| Some(octets[..octets.len() - 9].to_vec())),
-        ("an empty one", |_| Some(Vec::new())),
-        ("another format", |octets| Some([&[9], &octets[1..]].concat())),
-        ("a huge one", |_| Some(vec![1; 5 * 1024 * 1024])),
-        ("none", |_| None),
-    ];
     let mut named = 0;
     let mut refused = |alone: &mut Alone, what: &str| {
         alone.cluster.hsms[2].restart();
@@ -193,7 +198,7 @@ fn a_journal_that_was_edited_cut_put_back_or_taken_away_is_named_and_stops_such_
         assert_eq!(lines, named, "{what} is not named");
         alone.cluster.hsms[2].kill();
     };
-    for (what, damage) in damages {
+    for (what, damage) in DAMAGES {
         put(&journal, damage(&files[0]));
         refused(&mut alone, what);
         put(&journal, Some(files[0].clone()));
