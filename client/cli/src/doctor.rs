@@ -24,6 +24,8 @@ struct Line {
 
 enum Found {
     Good(String),
+    /// It works, and will not when one more thing fails.
+    Doubtful(String),
     /// Not looked at, and why.
     Skipped(&'static str),
     Wrong(Failure),
@@ -53,6 +55,7 @@ pub(crate) fn run(common: &Common) -> ExitCode {
 fn in_words(line: &Line) -> String {
     match &line.found {
         Found::Good(detail) => format!("ok      {}: {detail}", line.what),
+        Found::Doubtful(detail) => format!("warning {}: {detail}", line.what),
         Found::Skipped(why) => format!("skipped {}: {why}", line.what),
         Found::Wrong(failure) => format!(
             "failed  {}: {}\n        at fault: {}\n        next: {}",
@@ -67,6 +70,7 @@ fn in_words(line: &Line) -> String {
 fn as_json(line: &Line) -> serde_json::Value {
     match &line.found {
         Found::Good(detail) => json!({ "check": line.what, "ok": true, "detail": detail }),
+        Found::Doubtful(detail) => json!({ "check": line.what, "ok": true, "warning": true, "detail": detail }),
         Found::Skipped(why) => json!({ "check": line.what, "ok": null, "skipped": true, "detail": why }),
         Found::Wrong(failure) => json!({
             "check": line.what, "ok": false, "cause": failure.cause(), "party": failure.party(), "next": failure.next(),
@@ -84,7 +88,8 @@ fn examine(common: &Common, lines: &mut Vec<Line>) -> Result<(), Line> {
     let cluster = Cluster::new(chosen.clone());
     cluster.check_files().map_err(Failure::from).map_err(wrong("certificate files"))?;
     good("certificate files", "readable".to_owned());
-    good("network", reach(chosen).map_err(wrong("network"))?);
+    lines.push(Line { what: "network", found: reach(chosen).map_err(wrong("network"))? });
+    let mut good = |what: &'static str, detail: String| lines.push(Line { what, found: Found::Good(detail) });
     let hello = cluster.hello_within(PATIENCE).map_err(Failure::from).map_err(wrong("TLS and certificates"))?;
     good("TLS and certificates", "the HSM proved itself".to_owned());
     serves(Lifecycle::from_number(hello.lifecycle)).map_err(wrong("cluster"))?;
@@ -114,21 +119,25 @@ fn serves(lifecycle: Option<Lifecycle>) -> Result<(), Failure> {
     Err(Failure::not_in_service(cause, next))
 }
 
-/// Whether anything listens at one of the addresses.
-fn reach(configuration: &ClusterConfiguration) -> Result<String, Failure> {
+/// Whether anything listens at the addresses: one is enough, and those at which nothing does are told.
+fn reach(configuration: &ClusterConfiguration) -> Result<Found, Failure> {
+    let (mut answers, mut failed) = (Vec::new(), Vec::new());
     if let Some(path) = &configuration.unix_socket
         && std::os::unix::net::UnixStream::connect(path).is_ok()
     {
-        return Ok(format!("{} answers", path.display()));
+        answers.push(path.display().to_string());
     }
-    let mut failed = Vec::new();
     for address in &configuration.addresses {
         match connect(address) {
-            Ok(()) => return Ok(format!("{address} answers")),
+            Ok(()) => answers.push(address.clone()),
             Err(missed) => failed.push((address.as_str(), missed)),
         }
     }
-    Err(nobody_answers(&failed))
+    match (answers.is_empty(), failed.is_empty()) {
+        (true, _) => Err(nobody_answers(&failed)),
+        (false, true) => Ok(Found::Good(format!("{} answer", answers.join(", ")))),
+        (false, false) => Ok(Found::Doubtful(format!("{} answer; NOT {}", answers.join(", "), reasons(&failed)))),
+    }
 }
 
 /// Why a connection was not had.
@@ -139,11 +148,15 @@ enum Missed {
     Refused(String),
 }
 
-fn nobody_answers(failed: &[(&str, Missed)]) -> Failure {
+fn reasons(failed: &[(&str, Missed)]) -> String {
     let words = failed.iter().map(|(address, missed)| match missed {
         Missed::Unknown(cause) | Missed::Refused(cause) => format!("{address}: {cause}"),
     });
-    let cause = format!("no HSM answers ({})", words.collect::<Vec<_>>().join("; "));
+    words.collect::<Vec<_>>().join("; ")
+}
+
+fn nobody_answers(failed: &[(&str, Missed)]) -> Failure {
+    let cause = format!("no HSM answers ({})", reasons(failed));
     let nameless = !failed.is_empty() && failed.iter().all(|(_, missed)| matches!(missed, Missed::Unknown(_)));
     if nameless { Failure::unknown_host(cause) } else { Failure::unreachable(cause) }
 }
@@ -169,6 +182,19 @@ mod tests {
         let line = Line { what: "login", found: Found::Skipped(NOBODY) };
         assert!(in_words(&line).starts_with("skipped login"));
         assert_eq!(as_json(&line)["ok"], serde_json::Value::Null);
+    }
+
+    #[test]
+    fn an_address_at_which_nothing_listens_is_told_although_another_one_answers() {
+        let there = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let mut configuration = ClusterConfiguration::new("some");
+        configuration.addresses = vec![gone.clone(), there.local_addr().unwrap().to_string()];
+        let Ok(found @ Found::Doubtful(_)) = reach(&configuration) else { panic!("nothing is said of {gone}") };
+        let words = in_words(&Line { what: "network", found });
+        assert!(words.starts_with("warning network: ") && words.contains(&format!("NOT {gone}")), "{words}");
+        configuration.addresses.remove(0);
+        assert!(matches!(reach(&configuration), Ok(Found::Good(_))));
     }
 
     #[test]

@@ -129,7 +129,7 @@ pub struct ServeArguments {
     pub log_format: LogFormat,
 
     /// How much to log: error, warn, info, debug, or a filter such as `info,hsm_server=debug,openraft=warn`.
-    #[arg(long, env = "KAGIMORI_HSM_LOG", value_name = "FILTER", default_value = "info,openraft=warn")]
+    #[arg(long, env = "KAGIMORI_HSM_LOG", value_name = "FILTER", default_value = "info,openraft=off")]
     pub log: String,
 
     /// What seals the cluster master key at rest: `file` (a key in root.key in the data folder) or

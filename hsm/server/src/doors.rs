@@ -28,6 +28,14 @@ pub(crate) struct Doors {
     address: Option<SocketAddr>,
 }
 
+/// Whether the address for clients is free, before anything is begun that needs it.
+///
+/// # Errors
+/// As [`Doors::open`].
+pub(crate) fn check_free(settings: &Settings) -> Result<(), Fault> {
+    TcpListener::bind(settings.listen()).map(drop).map_err(|error| listen(settings.listen(), &error))
+}
+
 impl Doors {
     /// Where clients come in over TLS, once they may.
     pub(crate) fn address(&self) -> Option<SocketAddr> {

@@ -23,7 +23,7 @@ use crate::member::{Member, Stateless, Surroundings, stopped};
 use crate::node_watch::{self, Watch};
 use crate::peers::{Admission, DialFault, Home, Peers, roster_of};
 use crate::place_file::{self, Told};
-use crate::{formation, limits, root_of_trust};
+use crate::{doors, formation, limits, root_of_trust};
 
 /// How often it is looked whether the state has come.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
@@ -59,6 +59,10 @@ pub(crate) fn join(
         code: ErrorCode::NotReady,
         message: "this HSM was started without --peer-listen, so no other HSM can reach it".to_owned(),
     })?;
+    if !surroundings.settings.witness() {
+        // A member that nobody can use would count for the majority all the same.
+        doors::check_free(&surroundings.settings)?;
+    }
     discard_unfinished(folder)?;
     let admission = ask(surroundings, peers, members)?;
     remember(folder, members, &admission)?;

@@ -6,7 +6,10 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
+use hsm_replication::Serving;
+
 use super::{Event, Fault, PeerEvent, Process, member, report};
+use crate::dispatch::serving_state;
 use crate::joining::{self, JoinFault};
 use crate::limits;
 use crate::member::{Member, Stateless};
@@ -117,8 +120,25 @@ impl Process {
         member.look_at_epochs();
         member.raise_version();
         member.settle_isolated();
+        self.tell_serving(&member);
         member.open_doors()?;
         if member.follow_roster() { Ok(()) } else { self.depart(&member) }
+    }
+
+    /// Says in the log when this HSM is cut off, when it stops for that, and when it is heard again.
+    fn tell_serving(&self, member: &Member) {
+        let serving = member.node().serving();
+        let (now, _) = serving_state(serving);
+        let before = self.served.lock().replace(now);
+        match serving {
+            _ if before.is_none_or(|before| before == now) => {}
+            Serving::Leased => tracing::info!("a majority is heard again: this HSM serves as ever"),
+            Serving::Isolated { left_milliseconds, .. } => tracing::warn!(
+                seconds_left = left_milliseconds / 1_000,
+                "no majority is heard: this HSM goes on with the keys and sessions that it has, and changes nothing"
+            ),
+            Serving::Expired => tracing::warn!("no majority is heard: this HSM uses no key until it hears one"),
+        }
     }
 
     /// Members came, went or moved.

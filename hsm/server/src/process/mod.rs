@@ -67,6 +67,7 @@ pub fn serve(settings: Settings) -> Result<(), Fault> {
         joining: Mutex::default(),
         removed: AtomicBool::new(false),
         departs: AtomicBool::new(false),
+        served: Mutex::default(),
         admitted_by: Mutex::default(),
         events,
     });
@@ -133,6 +134,8 @@ struct Process {
     removed: AtomicBool,
     /// Set once this HSM is in no roster any more and only votes.
     departs: AtomicBool,
+    /// Whether it served clients when that was looked at last.
+    served: Mutex<Option<hsm_protocol::wire::ServingState>>,
     /// Set while a member waits for its state: a command by which the roster had it.
     admitted_by: Mutex<Option<u64>>,
     events: Sender<Event>,
