@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::peers::free_address;
-use crate::several::{Cluster, copy, eventually, log_in, make_pair, sign_in_the_end};
+use crate::several::{CLIENT_PORT, Cluster, copy, eventually, log_in, make_pair, sign_in_the_end};
 use crate::support::{Running, folder, replace};
 
 #[test]
@@ -69,6 +69,12 @@ fn a_join_that_cannot_be_says_what_to_do() {
     assert!(cluster.hsms[1].refused(&["join", "--member", &nobody]).contains("cannot be reached"));
     cluster.hsms[0].initialise();
     assert!(cluster.hsms[0].refused(&["join", "--member", &first]).contains("belongs to a cluster already"));
+    // Somebody else is where clients would find it: it is not even asked for.
+    let place = std::net::SocketAddr::from((cluster.addresses[1].ip(), CLIENT_PORT));
+    let taken = std::net::TcpListener::bind(place).unwrap();
+    assert!(cluster.hsms[1].refused(&["join", "--member", &first]).contains("cannot listen on"));
+    assert_eq!(cluster.hsms[0].status()["members"].as_array().unwrap().len(), 1);
+    drop(taken);
     // One that is down first, and it works all the same; a second time there is nothing to join.
     cluster.hsms[1].managed(&["join", "--member", &nobody, "--member", &first]);
     assert!(cluster.hsms[1].refused(&["join", "--member", &first]).contains("belongs to a cluster already"));

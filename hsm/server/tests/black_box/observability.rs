@@ -12,6 +12,7 @@ use std::time::Duration;
 use hsm_client::Cluster as Client;
 use hsm_protocol::Role;
 
+use crate::health::get;
 use crate::peers::free_address;
 use crate::several::{ADMIN, Cluster, eventually, log_in, make_pair, sign, sign_in_the_end};
 use crate::support::Running;
@@ -179,6 +180,31 @@ fn metrics_show_every_member_and_what_each_does() {
     let silent = page.lines().filter(|line| line.starts_with("kagimori_member_silent_seconds{"));
     let most = silent.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).fold(0.0, f64::max);
     assert!(most > 3.0, "{page}");
+}
+
+#[test]
+fn an_hsm_that_may_use_no_key_is_not_ready_and_its_log_says_why() {
+    let mut cluster = Cluster::blank(0);
+    let address = free_address();
+    cluster.start(&["--health", &address.to_string()]);
+    (1..3).for_each(|_| cluster.start(&[]));
+    cluster.unite();
+    cluster.activate(0);
+    let client = cluster.client(0);
+    let admin = client.log_in("admin", Role::Admin, ADMIN).unwrap();
+    client.set_isolation_window(&admin, 6).unwrap();
+    let is = |status: &str| get(address, "/health/ready").starts_with(status);
+    eventually("readiness", || is("HTTP/1.1 200"));
+    [1, 2].iter().for_each(|&at| cluster.hsms[at].kill());
+    eventually("the end of the window", || is("HTTP/1.1 503"));
+    assert!(get(address, "/health/live").starts_with("HTTP/1.1 200"));
+    [1, 2].iter().for_each(|&at| cluster.hsms[at].restart());
+    eventually("readiness again", || is("HTTP/1.1 200"));
+    let log = cluster.hsms[0].log();
+    for line in ["goes on with the keys and sessions", "uses no key until", "a majority is heard again"] {
+        eventually(line, || cluster.hsms[0].log().contains(line));
+    }
+    assert!(!log.contains("openraft"), "{log}");
 }
 
 #[test]

@@ -18,7 +18,7 @@ pub(crate) const USER: &[u8] = b"user password";
 const P256: &[u8] = &[0x06, 0x08, 0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x03, 0x01, 0x07];
 
 /// Port for clients, at the HSM's own loopback address.
-const CLIENT_PORT: u16 = 2223;
+pub(crate) const CLIENT_PORT: u16 = 2223;
 
 /// Longest wait for what a cluster does by itself.
 const PATIENCE: Duration = Duration::from_secs(40);
