@@ -14,6 +14,9 @@ use crate::installation::network::Direction;
 use crate::installation::{Installation, Network, Running, Stage};
 use crate::narrate;
 
+/// HSMs that vote, of the four.
+const VOTERS: usize = 3;
+
 /// How long the HSMs may take to be all in service again after a fault: a replaced disk joins anew.
 const RETURN: Duration = Duration::from_secs(90);
 
@@ -22,6 +25,13 @@ const LOG_FAILED: &str = "the store's disk is full";
 
 /// How long that takes.
 const LOGGED: Duration = Duration::from_millis(300);
+
+/// What an HSM logs when it notices that its disk is an old one, and when it is a member again.
+const ROLLED_BACK: &str = "disk was rolled back";
+const MEMBER: &str = "this HSM is a member of the cluster";
+
+/// How long it may take to notice: it asks the others for as long.
+const NOTICED: Duration = Duration::from_secs(10);
 
 /// How often an HSM is told to leave, twice a second: it is refused while too few others are known to live.
 const LEAVE_TRIES: u32 = 40;
@@ -48,6 +58,18 @@ pub(super) struct Faults<'a> {
     kinds: Vec<&'static str>,
     done: BTreeMap<&'static str, u64>,
     began: Instant,
+}
+
+/// Waits until it is so; whether it was so in time.
+fn within(time: Duration, so: impl Fn() -> bool) -> bool {
+    let began = Instant::now();
+    while !so() {
+        if began.elapsed() > time {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    true
 }
 
 impl<'a> Faults<'a> {
@@ -105,6 +127,10 @@ impl<'a> Faults<'a> {
             hsm.wait_until(Stage::Active, RETURN).with_context(|| {
                 format!("after {kind} of {} all were to come back by themselves", self.hsms[victim].name())
             })?;
+        }
+        let three_vote = || self.hsms.iter().all(|hsm| hsm.status().is_ok_and(|status| status.voters == VOTERS));
+        if !within(RETURN, three_vote) {
+            bail!("after {kind} of {} {VOTERS} HSMs were to vote again", self.hsms[victim].name());
         }
         std::thread::sleep(self.random.time(500, 3000));
         Ok(())
@@ -201,7 +227,14 @@ impl<'a> Faults<'a> {
     fn put_disk_back(&mut self, victim: usize) -> Result<()> {
         self.take(victim)?.kill()?;
         self.disks.put_back(&self.hsms[victim])?;
-        self.start(victim)
+        let logged = self.hsms[victim].log_length();
+        self.start(victim)?;
+        // It is in service for a moment before it notices. Another fault must not meet it then: it has no vote meanwhile.
+        let says = |words: &str| self.hsms[victim].log_since(logged).contains(words);
+        if within(NOTICED, || says(ROLLED_BACK)) && !within(RETURN, || says(MEMBER)) {
+            bail!("{} noticed that its disk is an old one, and did not join again", self.hsms[victim].name());
+        }
+        Ok(())
     }
 
     /// Leaves the cluster, and joins it as a new HSM.

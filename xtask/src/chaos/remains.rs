@@ -21,8 +21,12 @@ const FOLDER: &str = "chaos-";
 /// The file that says that the run has not come to its end.
 const MARK: &str = "under-way";
 
-/// How often programs are looked for: one that was just starting another is found with it the next time.
-const ROUNDS: usize = 3;
+/// How often it is tried: a program that was just starting another is found with it the next time, and what an interrupted
+/// run still wrote into its folder is removed then.
+const ROUNDS: usize = 5;
+
+/// Pause between two tries.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// A folder for the run of this process.
 pub(super) fn make_folder() -> Result<tempfile::TempDir> {
@@ -61,11 +65,17 @@ pub(super) fn clear_earlier() {
 /// What cannot be removed is said and left.
 fn clear(process: u32) {
     for (_, folder) in folders().into_iter().filter(|(owner, _)| *owner == process) {
+        let mut removed = Ok(());
         for _ in 0..ROUNDS {
             programs_of(&folder).into_iter().for_each(|program| tell(kill(program)));
+            mounts_in(&folder).iter().for_each(|mount| tell(unmount(mount)));
+            removed = fs::remove_dir_all(&folder);
+            if removed.is_ok() {
+                break;
+            }
+            std::thread::sleep(PAUSE);
         }
-        mounts_in(&folder).iter().for_each(|mount| tell(unmount(mount)));
-        tell(fs::remove_dir_all(&folder).with_context(|| format!("{} cannot be removed", folder.display())));
+        tell(removed.with_context(|| format!("{} cannot be removed", folder.display())));
     }
     network::remove_of(process);
 }
