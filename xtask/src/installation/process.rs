@@ -73,6 +73,9 @@ impl Running {
     }
 }
 
+/// An HSM that outlives whoever started it must not hold the caller's pipes and locks: `sh` closes what may be inherited.
+const LET_GO: &str = "exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-";
+
 impl Installation {
     /// The management socket: in the HSM's folder, or in the folder for temporary files when that path is too long.
     pub(super) fn management_socket(&self) -> PathBuf {
@@ -129,13 +132,9 @@ impl Installation {
     /// The command that runs the HSM, its output going to the log.
     pub(crate) fn serve(&self, addresses: Addresses) -> Result<Command> {
         let program = self.programs.join("kagimori-hsm");
-        let mut command = if self.wishes.cores {
-            let mut shell = Command::new("sh");
-            shell.args(["-c", "ulimit -c unlimited; exec \"$0\" \"$@\""]).arg(program);
-            shell
-        } else {
-            self.at_host(program)
-        };
+        let mut command = self.at_host("sh");
+        let cores = if self.wishes.cores { "ulimit -c unlimited; " } else { "" };
+        command.arg("-c").arg(format!("{cores}{LET_GO}; exec \"$0\" \"$@\"")).arg(program);
         command.arg("serve").arg("--data-dir").arg(self.data()).arg("--listen").arg(addresses.clients.to_string());
         command.arg("--management-socket").arg(self.management_socket());
         command.arg("--health").arg(addresses.health.to_string());
