@@ -131,7 +131,11 @@ mod tests {
     fn what_a_client_may_not_do_is_no_news_and_what_this_hsm_cannot_do_is() {
         let (sign, moment) = (Measured::by_method(50), Duration::from_millis(1));
         assert!(!is_worth_a_line(sign, moment, None));
-        assert!(!is_worth_a_line(sign, moment, Some(ErrorCode::LoginRefused)));
+        assert!(!is_worth_a_line(sign, moment, Some(ErrorCode::OwnerRefused)));
+        assert!(
+            is_worth_a_line(Measured::by_method(20), moment, Some(ErrorCode::LoginRefused)),
+            "somebody may be guessing"
+        );
         assert!(is_worth_a_line(sign, moment, Some(ErrorCode::Isolated)));
         assert!(is_worth_a_line(sign, moment, Some(ErrorCode::Broken)));
         assert!(is_worth_a_line(sign, SLOW_REQUEST, None));
