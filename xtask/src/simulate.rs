@@ -99,7 +99,9 @@ fn build(workspace: &Workspace) -> Result<()> {
 
 /// Builds the simulator of a tree, which may be a copy, into a folder.
 fn cargo(tree: &Workspace, folder: &Path) -> Command {
-    let mut cargo = tree.cargo(&["build", "--release", "--locked", "-p", "simulator", "--bin", "simulate"]);
+    // Together with its tests: cargo would otherwise build everything once more for their features.
+    let what = ["-p", "simulator", "--bin", "simulate", "--test", "clusters"];
+    let mut cargo = tree.cargo(&[&["build", "--release", "--locked"], &what[..]].concat());
     cargo.arg("--target-dir").arg(folder).env("RUSTFLAGS", FLAGS).stdin(Stdio::null());
     cargo
 }
